@@ -1,0 +1,38 @@
+# Settings that every target of ours shares.
+function(kerf_settings target)
+    target_compile_options(${target} PRIVATE -Wall -Wextra -Werror)
+    # ccache with precompiled headers needs both; without them every build misses the cache.
+    target_compile_options(${target} PRIVATE $<$<CXX_COMPILER_ID:GNU>:-fpch-preprocess>)
+    if(KERF_SANITIZE)
+        target_compile_options(${target} PRIVATE -fsanitize=${KERF_SANITIZE} -fno-omit-frame-pointer)
+        target_link_options(${target} PRIVATE -fsanitize=${KERF_SANITIZE})
+    endif()
+endfunction()
+
+# kerf_library(name [TORCH] SOURCES ... LINK ...): one static library of the core.
+function(kerf_library name)
+    cmake_parse_arguments(arg "TORCH" "" "SOURCES;LINK" ${ARGN})
+    add_library(${name} STATIC ${arg_SOURCES})
+    target_include_directories(${name} PUBLIC ${PROJECT_SOURCE_DIR})
+    target_link_libraries(${name} PUBLIC ${arg_LINK})
+    kerf_settings(${name})
+    if(arg_TORCH)
+        target_link_libraries(${name} PUBLIC LibTorch::LibTorch)
+        target_precompile_headers(${name} PRIVATE <ATen/ATen.h>)
+    endif()
+endfunction()
+
+# kerf_test(name [TORCH] SOURCES ... LINK ...): one GoogleTest program, registered with CTest test by test.
+# KERF_TEST_DATA is tests/data; KERF_SHARED is ../shared, which a clone need not have.
+function(kerf_test name)
+    cmake_parse_arguments(arg "" "" "SOURCES;LINK" ${ARGN})
+    add_executable(${name} ${arg_SOURCES})
+    set_target_properties(${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY "${PROJECT_BINARY_DIR}/tests")
+    target_include_directories(${name} PRIVATE ${PROJECT_SOURCE_DIR})
+    target_link_libraries(${name} PRIVATE ${arg_LINK} GTest::gtest_main)
+    target_compile_definitions(${name} PRIVATE KERF_TEST_DATA="${PROJECT_SOURCE_DIR}/tests/data"
+        KERF_SHARED="${PROJECT_SOURCE_DIR}/../shared" KERF_BUILD="${PROJECT_BINARY_DIR}" KERF_SOURCE="${PROJECT_SOURCE_DIR}")
+    kerf_settings(${name})
+    include(GoogleTest)
+    gtest_discover_tests(${name} DISCOVERY_TIMEOUT 60 PROPERTIES TIMEOUT 600)
+endfunction()

@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <nlohmann/json_fwd.hpp>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace kerf::core {
+
+enum class OpKind : std::uint8_t { embedding, linear, rms_norm, layer_norm, rope, attention, activation, mul, add, split, scale };
+enum class ActivationKind : std::uint8_t { silu, gelu, gelu_new, gelu_tanh, relu, quick_gelu };
+
+struct RopeScaling {
+    enum class Kind : std::uint8_t { none, linear, llama3 } kind = Kind::none;
+    double factor = 1, low_freq_factor = 1, high_freq_factor = 4;
+    std::int64_t original_positions = 0;
+};
+
+/// One op of the graph document (docs/graph.md); only the attributes of its kind mean anything.
+struct Op {
+    OpKind kind = OpKind::add;
+    std::vector<std::string> in, out;
+    std::string name;                        ///< linear, norms: the module's name
+    std::string weight, bias;                ///< tensor names; bias is empty where there is none
+    std::int64_t rows = 0, columns = 0;      ///< linear: [out, in]; embedding: [rows, width]; norms: rows = size
+    std::string role;                        ///< linear
+    bool transposed = false;                 ///< linear: stored as [in, out]
+    double eps = 0;                          ///< norms
+    double value = 0;                        ///< scale; rms_norm's offset on the weight; attention's softmax scale
+    std::int64_t offset = 0;                 ///< embedding
+    std::int64_t heads = 0, kv_heads = 0, head_dim = 0, rotary_dim = 0, window = 0;
+    double theta = 10000;
+    bool interleaved = false;
+    RopeScaling scaling;
+    ActivationKind activation = ActivationKind::silu;
+    std::vector<std::int64_t> sizes;         ///< split
+};
+
+struct Block {
+    std::string name;
+    std::vector<Op> ops;
+};
+
+/// A model as data.
+struct Graph {
+    std::string family;
+    std::int64_t hidden = 0, vocabulary = 0, positions = 0;
+    std::vector<Op> prologue;
+    std::vector<Block> blocks;
+    std::vector<Op> epilogue;
+};
+
+/// A tensor that the graph reads, with the shape that it must have in the checkpoint.
+struct ExpectedTensor {
+    std::string name;
+    std::vector<std::int64_t> shape;
+};
+
+/// Parses and checks a graph document: every op known, every value made before it is read and made once, every block
+/// from x to y, feature widths consistent. `who` (the adapter) is named in errors, which are Error(input).
+Graph parse_graph(const nlohmann::json& document, std::string_view who);
+nlohmann::json graph_json(const Graph& graph);
+
+/// Every tensor that the ops read, each once, in the order of the ops.
+std::vector<ExpectedTensor> expected_tensors(const std::vector<Op>& ops);
+std::vector<ExpectedTensor> expected_tensors(const Graph& graph);
+
+std::string_view op_name(OpKind kind);
+
+}  // namespace kerf::core

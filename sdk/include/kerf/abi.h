@@ -1,0 +1,267 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * kerf plugin ABI, major 1. Plain C11, also valid C++17 and later.
+ *
+ * A plugin is a shared library with ONE exported symbol, kerf_plugin_entry, and one ELF note (section .note.kerf) that
+ * the host reads before it loads anything. Everything else crosses through the tables below.
+ *
+ * Rules that hold for every table and every function here:
+ *   - struct_size is sizeof(the struct) as its writer compiled it. Slots are only ever appended; use KERF_HAS before a
+ *     slot that is younger than band 1.0.
+ *   - A function that returns kerf_code leaves its outputs untouched on failure and fills the caller's kerf_error.
+ *     Functions that free return void and accept NULL.
+ *   - No exception crosses. Who allocates frees. Text is UTF-8 without a terminator.
+ *   - Tensors are DLPack: strides never NULL, CPU data aligned to 64 bytes, byte_offset honoured.
+ *   - [any thread] / [job thread] beside a slot says who may call it.
+ */
+#ifndef KERF_ABI_H
+#define KERF_ABI_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "kerf/dlpack.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define KERF_ABI(major, minor) (((uint32_t)(major) << 16) | (uint32_t)(minor))
+#define KERF_ABI_MAJOR 1u
+#define KERF_ABI_MINOR 0u
+#define KERF_ABI_VERSION KERF_ABI(KERF_ABI_MAJOR, KERF_ABI_MINOR)
+#define KERF_HAS(type, table, slot) \
+    ((table)->struct_size >= offsetof(type, slot) + sizeof((table)->slot) && (table)->slot)
+
+typedef int32_t kerf_code; /* 0 = done. A code never changes its meaning; an unknown one counts as INTERNAL. */
+enum {
+    KERF_OK = 0,
+    KERF_E_ARGUMENT = 1,    /* a value that the caller passed is wrong */
+    KERF_E_UNSUPPORTED = 2, /* understood, but not offered here */
+    KERF_E_MEMORY = 3,      /* the allocator has nothing left */
+    KERF_E_BUDGET = 4,      /* the run's memory budget would be exceeded */
+    KERF_E_IO = 5,
+    KERF_E_NUMERIC = 6,     /* not positive definite, NaN, no convergence */
+    KERF_E_CANCELLED = 7,
+    KERF_E_VERSION = 8,
+    KERF_E_REMOVED = 9,     /* the slot existed once and is gone */
+    KERF_E_INTERNAL = 10
+};
+
+typedef struct kerf_text {
+    const char* data;
+    size_t size;
+} kerf_text;
+
+/* The caller owns `message` (capacity bytes); the callee writes at most capacity bytes and sets length. */
+typedef struct kerf_error {
+    uint32_t struct_size;
+    kerf_code code;
+    uint32_t capacity, length;
+    char* message;
+} kerf_error;
+
+typedef struct kerf_job kerf_job;       /* one compress() call; the host's, opaque */
+typedef struct kerf_layer kerf_layer;   /* one linear layer; the host's, opaque */
+struct kerf_replacement;
+typedef struct kerf_values kerf_values; /* a read-only tree: validated options, or a config.json; see kerf.values/1 */
+
+enum { KERF_LOG_DEBUG = 0, KERF_LOG_INFO = 1, KERF_LOG_WARN = 2, KERF_LOG_ERROR = 3 };
+
+/* ---- The host's table ------------------------------------------------------------------------------------------ */
+typedef struct kerf_host { /* band 1.0, frozen; later bands only append */
+    uint32_t struct_size, abi;
+    /* A service table by id ("kerf.linalg/1"), or NULL when the host has none that is at least min_size bytes. [any thread] */
+    const void* (*extension)(const struct kerf_host*, kerf_text id, uint32_t min_size);
+    /* [any thread] */
+    void (*log)(kerf_job*, int32_t level, kerf_text message);
+    /* Counted against the memory budget and tagged with the layer. align is a power of two, at least 64. [any thread] */
+    kerf_code (*alloc)(kerf_job*, size_t bytes, size_t align, void** out, kerf_error*);
+    void (*release)(kerf_job*, void*); /* [any thread] */
+    /* Calls body on [lo, hi) pieces of [0, n), `grain` items each (the last may be short). The split depends on n and
+     * grain alone, never on the number of threads. The first failing piece (lowest lo) decides the error. [job thread] */
+    kerf_code (*parallel_for)(kerf_job*, int64_t n, int64_t grain,
+                              kerf_code (*body)(void* context, int64_t lo, int64_t hi, kerf_error*), void* context,
+                              kerf_error*);
+    /* The weight as float32 [out, in], row-major, read-only, valid until replace() or the end of the job. [job thread] */
+    kerf_code (*weight)(kerf_layer*, const DLTensor** view, kerf_error*);
+    /* Name, as in "model.layers.0.mlp.down_proj"; valid as long as the layer. [any thread] */
+    kerf_text (*name)(kerf_layer*);
+    /* Replaces the layer's weight, whole or not at all; see kerf_replacement. The host copies. [job thread] */
+    kerf_code (*replace)(kerf_layer*, const struct kerf_replacement*, kerf_error*);
+} kerf_host;
+
+/* What replace() takes. Layouts:
+ *   "dense/1"     one part "weight", float32 [out, in].
+ *   "int-group/1" `bits` 1..8; parts "codes" uint8 [out, in], "scales" float32 [out, groups], "zeros" float32
+ *                 [out, groups] (integral), "group_index" int32 [in] (group of each input column):
+ *                 w[o][c] = scales[o][g] * (codes[o][c] - zeros[o][g]),  g = group_index[c]. */
+typedef struct kerf_part {
+    kerf_text name;
+    const DLTensor* tensor;
+} kerf_part;
+typedef struct kerf_replacement {
+    uint32_t struct_size;
+    int32_t bits; /* 0 for dense */
+    kerf_text layout;
+    const kerf_part* parts;
+    size_t part_count;
+} kerf_replacement;
+
+/* ---- Methods --------------------------------------------------------------------------------------------------- */
+enum { /* kerf_method.capabilities */
+    KERF_CAN_PARALLEL_LAYERS = 1u << 0, /* compress() of one instance may run for several layers at once */
+    KERF_CAN_RESUME = 1u << 1,          /* same inputs, same bytes: a resumed run equals an uninterrupted one */
+};
+enum { /* kerf_method.needs */
+    KERF_NEEDS_INPUT_GRAM = 1u << 0, /* H = (1/T) sum_t x_t x_t^T over the T calibration tokens of the layer's input */
+};
+
+typedef struct kerf_linear_shape {
+    uint32_t struct_size, reserved;
+    int64_t out_features, in_features;
+    int64_t tokens; /* calibration tokens, 0 when the recipe calibrates nothing */
+    kerf_text name;
+} kerf_linear_shape;
+
+typedef struct kerf_cost {
+    uint32_t struct_size;
+    int32_t bits;             /* of the codes, for layout "int-group/1" */
+    int64_t group_size;       /* columns that share a scale, likewise; -1 = a whole row */
+    uint64_t scratch_bytes;   /* largest sum of live alloc() buffers during compress() */
+    double flops;             /* of compress(), calibration not counted */
+    double bits_per_weight;   /* stored, scales and zeros included */
+    kerf_text layout;         /* of the replace() that compress() will do; valid as long as the instance */
+} kerf_cost;
+
+typedef struct kerf_method {
+    uint32_t struct_size, abi;
+    kerf_text id, version, summary;
+    kerf_text options_schema; /* JSON, see docs/abi.md: [{"name","type","default","min","max",...,"help"}] */
+    uint64_t capabilities, needs;
+    /* options: validated against the schema, defaults filled in. Valid during the call only. */
+    kerf_code (*create)(const kerf_host*, const kerf_values* options, void** self, kerf_error*);
+    kerf_code (*cost)(void* self, const kerf_linear_shape*, kerf_cost* out, kerf_error*); /* reads no weight */
+    kerf_code (*compress)(void* self, kerf_job*, kerf_layer*, kerf_error*);               /* [job thread] */
+    void (*destroy)(void* self);
+} kerf_method;
+
+/* ---- Adapters -------------------------------------------------------------------------------------------------- */
+typedef void (*kerf_sink)(void* context, kerf_text piece); /* receives a text in any number of pieces */
+
+typedef struct kerf_adapter {
+    uint32_t struct_size, abi;
+    kerf_text id, version, summary;
+    /* Whether this family's model; looks at model_type and the like, nothing is validated yet. */
+    kerf_code (*accepts)(const kerf_host*, const kerf_values* config, int32_t* yes, kerf_error*);
+    /* The model as data: a graph document (JSON, docs/graph.md) into `sink`. Refuses by name what it does not support. */
+    kerf_code (*describe)(const kerf_host*, const kerf_values* config, kerf_sink, void* sink_context, kerf_error*);
+} kerf_adapter;
+
+/* ---- The plugin ------------------------------------------------------------------------------------------------ */
+typedef struct kerf_plugin { /* the host fills struct_size and abi, the plugin the rest, nothing past struct_size */
+    uint32_t struct_size, abi;
+    uint32_t method_count, adapter_count;
+    const kerf_method* const* methods;
+    const kerf_adapter* const* adapters;
+} kerf_plugin;
+
+typedef kerf_code (*kerf_plugin_entry_fn)(const kerf_host*, kerf_plugin* out, kerf_error*);
+#define KERF_ENTRY_NAME "kerf_plugin_entry"
+#if defined(__GNUC__)
+#define KERF_EXPORT __attribute__((visibility("default")))
+#else
+#define KERF_EXPORT
+#endif
+
+/* The manifest: an ELF note, owner "kerf", type 1, whose description is lines of key=value:
+ *   id=org.example.tern  version=1.2.0  abi=1.0  min_abi=1.0  torch=none|stable|exact:2.13.0  methods=tern  adapters=
+ * torch=exact:VERSION says that the plugin uses at::Tensor and must meet that very LibTorch in the host. */
+#define KERF_NOTE_OWNER "kerf"
+#define KERF_NOTE_TYPE 1u
+#define KERF_NOTE_SECTION ".note.kerf"
+
+/* For plugins in plain C: KERF_MANIFEST("id=...\nversion=...\n...") at file scope. C++ gets it from KERF_PLUGIN. */
+#define KERF_MANIFEST(text)                                                                                 \
+    __attribute__((used, section(KERF_NOTE_SECTION), aligned(4))) static const struct {                      \
+        uint32_t owner_size, text_size, type;                                                               \
+        char owner[8];                                                                                      \
+        char body[(sizeof(text) + 3) / 4 * 4];                                                              \
+    } kerf_manifest_note = {5u, sizeof(text) - 1, KERF_NOTE_TYPE, KERF_NOTE_OWNER, text}
+
+/* ---- Services (kerf_host.extension) ---------------------------------------------------------------------------- */
+/* "kerf.values/1": a path is dotted, list elements by number: "rope_scaling.short_factor.3". [any thread] */
+enum { KERF_VALUE_ABSENT = 0, KERF_VALUE_NULL, KERF_VALUE_FLAG, KERF_VALUE_INTEGER, KERF_VALUE_REAL, KERF_VALUE_TEXT,
+       KERF_VALUE_LIST, KERF_VALUE_TABLE };
+typedef struct kerf_values_1 {
+    uint32_t struct_size, reserved;
+    int32_t (*kind)(const kerf_values*, kerf_text path);
+    int64_t (*size)(const kerf_values*, kerf_text path); /* elements of a list or table, else 0 */
+    kerf_code (*flag)(const kerf_values*, kerf_text path, int32_t* out, kerf_error*);
+    kerf_code (*integer)(const kerf_values*, kerf_text path, int64_t* out, kerf_error*);
+    kerf_code (*real)(const kerf_values*, kerf_text path, double* out, kerf_error*); /* takes integers too */
+    kerf_code (*text)(const kerf_values*, kerf_text path, kerf_text* out, kerf_error*);
+} kerf_values_1;
+
+/* "kerf.curvature/1": what calibration says about a layer's input. Gathered once, shared by all layers that read the
+ * same input and by all stages for which it stays valid. [job thread] */
+enum { KERF_ORDER_NONE = 0,        /* columns as stored */
+       KERF_ORDER_DESCENDING = 1,  /* by descending diagonal of H, ties: lower index first (act order) */
+       KERF_ORDER_GROUP_AWARE = 2  /* inside each group by descending diagonal, groups by their largest; a short last
+                                      group stays last */ };
+typedef struct kerf_factor_request {
+    uint32_t struct_size;
+    int32_t order;
+    int64_t group_size; /* for KERF_ORDER_GROUP_AWARE */
+    double damp;        /* share of mean(diag H) added to the diagonal; raised automatically, never silently */
+} kerf_factor_request;
+typedef struct kerf_factor {
+    uint32_t struct_size, attempts; /* attempts = 1: the damping asked for was enough */
+    double damp;                    /* the share used in the end */
+    const DLTensor* upper;          /* float32 [in, in], U with U^T U = (H + damp)^-1, in permuted order */
+    const int64_t* order;           /* [in], order[k] = original column at place k */
+    const uint8_t* dead;            /* [in], original order: 1 where H_jj == 0 (that column of W has no influence) */
+} kerf_factor;
+typedef struct kerf_curvature_1 {
+    uint32_t struct_size, reserved;
+    kerf_code (*gram)(kerf_layer*, const DLTensor** view, int64_t* tokens, kerf_error*); /* float32 [in, in], undamped */
+    kerf_code (*factor)(kerf_job*, kerf_layer*, const kerf_factor_request*, kerf_factor* out, kerf_error*);
+} kerf_curvature_1;
+
+/* "kerf.linalg/1": the host's BLAS and LAPACK on float32 or float64 matrices, row-major, contiguous rows (stride[1] ==
+ * 1). Results do not depend on the number of threads. [job thread] */
+typedef struct kerf_linalg_1 {
+    uint32_t struct_size, reserved;
+    /* c = alpha op(a) op(b) + beta c */
+    kerf_code (*gemm)(kerf_job*, int32_t transpose_a, int32_t transpose_b, double alpha, const DLTensor* a,
+                      const DLTensor* b, double beta, DLTensor* c, kerf_error*);
+    /* c = alpha a^T a + beta c, both triangles of c written; a is [k, n] */
+    kerf_code (*syrk)(kerf_job*, double alpha, const DLTensor* a, double beta, DLTensor* c, kerf_error*);
+    /* a = L L^T: L into the lower triangle of a, zeros above. NUMERIC with the pivot in *pivot when not positive definite */
+    kerf_code (*cholesky)(kerf_job*, DLTensor* a, int64_t* pivot, kerf_error*);
+    /* h (symmetric positive definite) becomes U, upper, with U^T U = h^-1: one Cholesky of the index-reversed h and one
+     * triangular inverse, 2/3 n^3 */
+    kerf_code (*inverse_factor)(kerf_job*, DLTensor* h, int64_t* pivot, kerf_error*);
+    /* op(t) x = b in place of b; t triangular [n, n], b [n, m] */
+    kerf_code (*solve_triangular)(kerf_job*, int32_t upper, int32_t transpose, const DLTensor* t, DLTensor* b, kerf_error*);
+    /* a (symmetric) becomes its eigenvectors as columns, values ascending [n] */
+    kerf_code (*symmetric_eigen)(kerf_job*, DLTensor* a, DLTensor* values, kerf_error*);
+} kerf_linalg_1;
+
+/* "kerf.random/1": counter-based, so element i of (seed, stream) never depends on who asks or in which order. [any thread] */
+typedef struct kerf_random_1 {
+    uint32_t struct_size, reserved;
+    void (*uniform)(uint64_t seed, uint64_t stream, uint64_t first, double* out, size_t n); /* [0, 1) */
+    void (*normal)(uint64_t seed, uint64_t stream, uint64_t first, double* out, size_t n);
+} kerf_random_1;
+
+/* "kerf.metrics/1": a figure of this layer for metrics.jsonl and the report. [job thread] */
+typedef struct kerf_metrics_1 {
+    uint32_t struct_size, reserved;
+    void (*metric)(kerf_job*, kerf_text name, double value);
+} kerf_metrics_1;
+
+#ifdef __cplusplus
+}
+#endif
+#endif /* KERF_ABI_H */
