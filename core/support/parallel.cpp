@@ -20,12 +20,12 @@ int wanted_threads = 0;
 
 /// One parallel_for call: pieces are taken in order from a counter.
 struct Batch {
-    std::int64_t n, grain;
-    const std::function<void(std::int64_t, std::int64_t)>* body;
+    std::int64_t n = 0, grain = 1;
+    const std::function<void(std::int64_t, std::int64_t)>* body = nullptr;
     std::atomic<std::int64_t> next{0};
     std::mutex failure_lock;
     std::int64_t failed_at = std::numeric_limits<std::int64_t>::max();
-    std::exception_ptr failure;
+    std::exception_ptr failure = nullptr;
 
     void work() {
         inside_piece = true;
@@ -129,7 +129,10 @@ void parallel_for(std::int64_t n, std::int64_t grain, const std::function<void(s
         for (std::int64_t lo = 0; lo < n; lo += grain) body(lo, std::min(n, lo + grain));
         return;
     }
-    Batch batch{.n = n, .grain = grain, .body = &body};
+    Batch batch;
+    batch.n = n;
+    batch.grain = grain;
+    batch.body = &body;
     if (threads() == 1 || n <= grain) {
         batch.work();
     } else {
