@@ -12,18 +12,24 @@
 
 namespace kerf::core {
 
-/// A mapped file of named tensors. Everything about it is validated before open() returns: nothing a file says can make a
-/// reader allocate or read out of bounds. Errors are Error(input) and name the file.
+/// A mapped file of named tensors. Everything about it is validated before open() returns: nothing a file says can make
+/// a reader allocate or read out of bounds. Errors are Error(input) and name the file.
 class TensorFile {
 public:
     virtual ~TensorFile() = default;
     const std::vector<StoredTensor>& tensors() const noexcept { return tensors_; }  ///< sorted by name
     const StoredTensor* find(std::string_view name) const;
     const std::map<std::string, std::string>& metadata() const noexcept { return metadata_; }
-    /// Hands a tensor's pages back to the system.
-    void forget(const StoredTensor& tensor) const noexcept { mapped_.forget(tensor.bytes); }
+    /// Hands a tensor's pages back to the system; nothing happens to a tensor that lies outside the mapping.
+    void forget(const StoredTensor& tensor) const noexcept;
 
 protected:
+    TensorFile() = default;
+    /// Maps a regular file; Error(input) when there is none.
+    explicit TensorFile(const std::filesystem::path& path);
+    /// Sorts the tensors by name and refuses two of one name.
+    void index_tensors();
+
     std::filesystem::path path_;
     MappedFile mapped_;
     std::vector<StoredTensor> tensors_;
