@@ -9,6 +9,7 @@
 
 #include <array>
 #include <cerrno>
+#include <cstdlib>
 #include <cstring>
 #include <memory>
 #include <vector>
@@ -33,6 +34,16 @@ File File::open(const std::filesystem::path& path, Mode mode) {
     file.path_ = path;
     file.fd_ = ::open(path.c_str(), flags | O_CLOEXEC, 0644);
     if (file.fd_ < 0) system_error(mode == Mode::write_new ? "create" : "open", path);
+    return file;
+}
+
+File File::temporary(const std::filesystem::path& folder) {
+    std::string name = (folder / "kerf-spill-XXXXXX").string();
+    File file;
+    file.path_ = folder;
+    file.fd_ = ::mkostemp(name.data(), O_CLOEXEC);
+    if (file.fd_ < 0) system_error("create a temporary file in", folder);
+    ::unlink(name.c_str());
     return file;
 }
 

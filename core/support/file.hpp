@@ -19,6 +19,9 @@ public:
     /// Throws Error(environment) with the path and the system's reason. write_new truncates what is there.
     static File open(const std::filesystem::path& path, Mode mode);
 
+    /// A nameless file in `folder` that vanishes with its descriptor: nothing is left behind, however the process ends.
+    static File temporary(const std::filesystem::path& folder);
+
     File() = default;
     File(File&& other) noexcept : fd_(std::exchange(other.fd_, -1)), path_(std::move(other.path_)) {}
     File& operator=(File&& other) noexcept;

@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <filesystem>
+#include <map>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "core/calibration/dataset.hpp"
+#include "core/exec/program.hpp"
+#include "core/support/file.hpp"
+
+namespace kerf::core {
+
+/// Token windows cut into units of work. A unit is what one thread runs at a time: whole windows, enough of them for
+/// efficient matrix products. The cut depends on the windows alone.
+class Units {
+public:
+    explicit Units(const Windows& windows)
+        : windows_(&windows), per_unit_(std::max<std::int64_t>(1, unit_tokens / std::max<std::int64_t>(1, windows.length))) {}
+
+    std::int64_t count() const { return (windows_->samples + per_unit_ - 1) / per_unit_; }
+    std::int64_t tokens() const { return windows_->samples * windows_->length; }
+    std::int64_t length() const { return windows_->length; }
+    /// Tokens of a full unit.
+    std::int64_t largest() const { return std::min(per_unit_, windows_->samples) * windows_->length; }
+    Batch batch(std::int64_t unit) const { return {std::min(per_unit_, windows_->samples - unit * per_unit_), windows_->length}; }
+    std::int64_t first_token(std::int64_t unit) const { return unit * per_unit_ * windows_->length; }
+    std::span<const std::int64_t> ids(std::int64_t unit) const {
+        return std::span(windows_->ids).subspan(std::size_t(first_token(unit)), std::size_t(batch(unit).tokens()));
+    }
+    const Windows& windows() const { return *windows_; }
+
+    /// Enough rows for a matrix product near its peak; more would only cost memory.
+    static constexpr std::int64_t unit_tokens = 512;
+
+private:
+    const Windows* windows_;
+    std::int64_t per_unit_;
+};
+
+/// Activations of all units under names, in nameless files: their size never counts against memory, whatever the number of
+/// calibration tokens; the system's page cache keeps them near while it has room. put() and get() of different units may
+/// run at once.
+class States {
+public:
+    States(const Units& units, std::filesystem::path folder, DType dtype)
+        : units_(units), folder_(std::move(folder)), dtype_(dtype) {}
+
+    /// Makes room for a value; not beside put() or get().
+    void declare(const std::string& name, std::int64_t features);
+    void drop(const std::string& name) { slots_.erase(name); }
+    void rename(const std::string& from, const std::string& to);
+    void put(const std::string& name, std::int64_t unit, const Value& value);
+    Value get(const std::string& name, std::int64_t unit) const;
+    bool has(const std::string& name) const { return slots_.contains(name); }
+    std::int64_t features(const std::string& name) const { return slots_.at(name).features; }
+
+private:
+    struct Slot {
+        std::int64_t features = 0;
+        File file;
+    };
+    const Units& units_;
+    std::filesystem::path folder_;
+    DType dtype_;
+    std::map<std::string, Slot> slots_;
+};
+
+}  // namespace kerf::core

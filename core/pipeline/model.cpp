@@ -1,0 +1,133 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "core/pipeline/model.hpp"
+
+#include <set>
+
+#include "core/plugin_api/host_table.hpp"
+#include "core/support/error.hpp"
+#include "core/support/file.hpp"
+
+namespace kerf::core {
+namespace {
+
+std::string described(const AdapterComponent& adapter, const kerf_host* host, const nlohmann::json& config) {
+    std::string document;
+    const kerf_sink sink = [](void* context, kerf_text piece) { static_cast<std::string*>(context)->append(piece.data, piece.size); };
+    check_call(text(adapter.id, " adapter"), [&](kerf_error* error) {
+        return adapter.table->describe(host, as_values(config), sink, &document, error);
+    });
+    return document;
+}
+
+const AdapterComponent& adapter_for(const nlohmann::json& config, const std::filesystem::path& folder, const Components& components) {
+    std::string families;
+    for (const auto& adapter : components.adapters) {
+        std::int32_t yes = 0;
+        check_call(text(adapter.id, " adapter"), [&](kerf_error* error) {
+            return adapter.table->accepts(components.host, as_values(config), &yes, error);
+        });
+        if (yes) return adapter;
+        families += (families.empty() ? "" : ", ") + adapter.id;
+    }
+    const auto type = config.contains("model_type") && config["model_type"].is_string() ? config["model_type"].get<std::string>() : "";
+    bad_input((folder / "config.json").string(), ": no adapter knows the architecture \"", type.empty() ? "(no model_type)" : type,
+              "\"; known: ", families.empty() ? "none (no adapter plugin was found)" : families);
+}
+
+}  // namespace
+
+nlohmann::json read_json(const std::filesystem::path& path) {
+    const std::string content = read_text(path);
+    // A hostile file may nest without end; no config or index is deeper than this.
+    constexpr int deepest = 64;
+    try {
+        return nlohmann::json::parse(content, [&](int depth, nlohmann::json::parse_event_t, nlohmann::json&) {
+            if (depth > deepest) bad_input(path.string(), ": nested deeper than ", deepest, " levels");
+            return true;
+        });
+    } catch (const nlohmann::json::exception& error) {
+        bad_input(path.string(), ": not valid JSON (", error.what(), ")");
+    }
+}
+
+Model Model::describe(const std::filesystem::path& folder, const Components& components) {
+    if (!std::filesystem::is_directory(folder)) bad_input(folder.string(), ": no such folder; model.path names a folder in Hugging Face layout");
+    Model model;
+    model.folder_ = folder;
+    model.config_ = read_json(folder / "config.json");
+    if (!model.config_.is_object()) bad_input((folder / "config.json").string(), ": is not a JSON object");
+    model.adapter_ = &adapter_for(model.config_, folder, components);
+    const std::string document = described(*model.adapter_, components.host, model.config_);
+    nlohmann::json graph;
+    try {
+        graph = nlohmann::json::parse(document);
+    } catch (const nlohmann::json::exception& error) {
+        throw Error(Fault::internal, text(model.adapter_->id, " adapter: its graph document is not valid JSON (", error.what(), ")"));
+    }
+    model.graph_ = parse_graph(graph, text(model.adapter_->id, " adapter"));
+    return model;
+}
+
+Model Model::open(const std::filesystem::path& folder, const Components& components) {
+    Model model = describe(folder, components);
+    model.checkpoint_ = std::make_shared<Checkpoint>(Checkpoint::open(folder));
+    model.check_weights();
+    return model;
+}
+
+Model Model::with_weights(Checkpoint checkpoint) const {
+    Model model = *this;
+    model.checkpoint_ = std::make_shared<Checkpoint>(std::move(checkpoint));
+    model.check_weights();
+    return model;
+}
+
+std::string Model::stored_name(const std::string& name) const {
+    constexpr std::string_view prefix = "model.";
+    if (!checkpoint_->find(name) && name.starts_with(prefix) && checkpoint_->find(name.substr(prefix.size())))
+        return name.substr(prefix.size());
+    return name;
+}
+
+void Model::check_weights() const {
+    for (const auto& expected : expected_tensors(graph_)) {
+        const StoredTensor& stored = tensor(expected.name);
+        if (stored.shape != expected.shape)
+            bad_input(checkpoint_->folder().string(), ": tensor ", stored.name, " has the shape ", format_shape(stored.shape),
+                      ", config.json asks for ", format_shape(expected.shape));
+        if (!is_floating(stored.dtype))
+            bad_input(checkpoint_->folder().string(), ": tensor ", stored.name, " is ", dtype_name(stored.dtype), ", not floating point");
+    }
+}
+
+WeightSource Model::source() const {
+    return {.whole = [this](const std::string& name) { return checkpoint_->read(stored_name(name)); },
+            .row =
+                [this](const std::string& name, std::int64_t row, std::span<float> out) {
+                    const StoredTensor& table = tensor(name);
+                    StoredTensor one{table.name, table.dtype, {std::int64_t(out.size())}, {}};
+                    const std::size_t bytes = out.size() * dtype_bytes(table.dtype);
+                    one.bytes = table.bytes.subspan(std::size_t(row) * bytes, bytes);
+                    to_float32(one, out);
+                    const auto bad = first_non_finite(out);
+                    if (bad >= 0) bad_input(checkpoint_->folder().string(), ": tensor ", table.name, " has NaN or infinity at [", row, ", ", bad, "]");
+                }};
+}
+
+std::int64_t Model::parameters() const {
+    std::int64_t count = 0;
+    for (const auto& expected : expected_tensors(graph_)) {
+        std::int64_t elements = 1;
+        for (const auto size : expected.shape) elements *= size;
+        count += elements;
+    }
+    return count;
+}
+
+void Model::check_length(std::int64_t length, const std::string& what) const {
+    if (graph_.positions > 0 && length > graph_.positions)
+        bad_input(what, ": windows of ", length, " tokens are longer than the ", graph_.positions, " positions of ", folder_.string(),
+                  "; set length to at most ", graph_.positions);
+}
+
+}  // namespace kerf::core

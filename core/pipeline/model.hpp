@@ -1,0 +1,55 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <filesystem>
+#include <nlohmann/json.hpp>
+#include <string>
+
+#include "core/exec/program.hpp"
+#include "core/graph/graph.hpp"
+#include "core/pipeline/components.hpp"
+#include "core/weights/checkpoint.hpp"
+
+namespace kerf::core {
+
+/// A model folder understood: its config, the graph that an adapter made of it, and its mapped weights, checked against
+/// each other. Reads no weight.
+class Model {
+public:
+    /// Errors (input): no config.json, unknown architecture (with the families that are known), missing tensor, wrong shape.
+    static Model open(const std::filesystem::path& folder, const Components& components);
+    /// config.json and graph alone, for a folder that need not have weights.
+    static Model describe(const std::filesystem::path& folder, const Components& components);
+    /// The same graph over other weights (a stage's result), checked likewise.
+    Model with_weights(Checkpoint checkpoint) const;
+
+    const nlohmann::json& config() const noexcept { return config_; }
+    const Graph& graph() const noexcept { return graph_; }
+    const Checkpoint& checkpoint() const noexcept { return *checkpoint_; }
+    const std::filesystem::path& folder() const noexcept { return folder_; }
+    const AdapterComponent& adapter() const noexcept { return *adapter_; }
+
+    /// Reads for a Program. `this` must outlive it.
+    WeightSource source() const;
+    /// The name under which the checkpoint holds a tensor of the graph: older files leave out the leading "model.".
+    std::string stored_name(const std::string& name) const;
+    const StoredTensor& tensor(const std::string& name) const { return checkpoint_->at(stored_name(name)); }
+    std::int64_t parameters() const;
+
+    /// Refuses windows that the model cannot take: longer than its positions.
+    void check_length(std::int64_t length, const std::string& what) const;
+
+private:
+    void check_weights() const;
+
+    std::filesystem::path folder_;
+    nlohmann::json config_;
+    Graph graph_;
+    std::shared_ptr<const Checkpoint> checkpoint_;
+    const AdapterComponent* adapter_ = nullptr;
+};
+
+/// Text of a JSON file; syntax errors are Error(input) with the file's name.
+nlohmann::json read_json(const std::filesystem::path& path);
+
+}  // namespace kerf::core
