@@ -17,14 +17,17 @@ struct PlannedTensor {
     std::string name;
     DType dtype = DType::f32;
     std::vector<std::int64_t> shape;
-    std::uint64_t bytes() const;
+    std::uint64_t bytes() const;  ///< Error(internal) when the shape has no size in 63 bits
 };
 
-/// Where each planned tensor goes: shards of at most `shard_bytes` (a larger tensor gets one of its own), in the order
-/// given; file names as transformers writes them (model.safetensors, or model-00001-of-00003.safetensors + index).
+/// Where each planned tensor goes: shards of at most `shard_bytes` of tensors, the header not counted (a larger tensor
+/// gets one of its own), in the order given; file names as transformers writes them (model.safetensors, or
+/// model-00001-of-00003.safetensors + index). The same arguments give the same bytes of header.
 class ShardPlan {
 public:
-    ShardPlan(std::vector<PlannedTensor> tensors, std::uint64_t shard_bytes, std::map<std::string, std::string> metadata);
+    /// Error(internal) for a name that comes twice, or a shape without a size.
+    ShardPlan(std::vector<PlannedTensor> tensors, std::uint64_t shard_bytes,
+              std::map<std::string, std::string> metadata);
 
     struct Place {
         std::size_t shard;
@@ -51,15 +54,22 @@ private:
 /// Writes tensors of a ShardPlan at their final offsets, in any order, each whole.
 class ShardWriter {
 public:
-    /// Creates (or, with `resume`, opens) the shard files in `folder` at their final size, with their headers.
+    /// Creates (or, with `resume`, opens) the shard files in `folder` at their final size, with their headers. Their
+    /// room on the disk is taken at once: a full disk shows here, as Error(environment) with the bytes needed. With
+    /// `resume`, a file that is missing or has another size or header than planned is Error(input).
     ShardWriter(const ShardPlan& plan, const std::filesystem::path& folder, bool resume);
     void write(std::string_view name, std::span<const std::byte> bytes);  ///< size must be the planned one
+    /// All that was written is on the disk, and the files are in their folder, before it returns.
     void sync();
     /// Lower-case hex CRC-32 of every tensor written through this object so far.
     const std::map<std::string, std::string>& checksums() const noexcept { return checksums_; }
 
 private:
+    void create_files();
+    void open_files();
+
     const ShardPlan& plan_;
+    std::filesystem::path folder_;
     std::vector<File> files_;
     std::map<std::string, std::string> checksums_;
 };
