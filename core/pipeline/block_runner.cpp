@@ -1,0 +1,236 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "core/pipeline/block_runner.hpp"
+
+#include <algorithm>
+#include <chrono>
+#include <set>
+
+#include "core/plugin_api/job.hpp"
+#include "core/support/error.hpp"
+#include "core/support/parallel.hpp"
+
+namespace kerf::core {
+namespace {
+
+const std::string block_input = "x", block_output = "y";
+
+std::int64_t width_of(const std::vector<Op>& ops, const std::string& value, std::int64_t input_width);
+
+std::int64_t width_made(const std::vector<Op>& ops, const Op& op, const std::string& value, std::int64_t input_width) {
+    switch (op.kind) {
+        case OpKind::linear:
+        case OpKind::rms_norm:
+        case OpKind::layer_norm: return op.rows;
+        case OpKind::embedding: return op.columns;
+        case OpKind::attention: return op.heads * op.head_dim;
+        case OpKind::split: return op.sizes[std::size_t(std::find(op.out.begin(), op.out.end(), value) - op.out.begin())];
+        default: return width_of(ops, op.in[0], input_width);
+    }
+}
+
+std::int64_t width_of(const std::vector<Op>& ops, const std::string& value, std::int64_t input_width) {
+    if (value == block_input) return input_width;
+    for (const auto& op : ops)
+        if (std::find(op.out.begin(), op.out.end(), value) != op.out.end()) return width_made(ops, op, value, input_width);
+    internal_error("no op makes ", value);
+}
+
+double squared_norm(const std::vector<float>& values) {
+    double sum = 0;
+    for (const float value : values) sum += double(value) * double(value);
+    return sum;
+}
+
+/// tr(D H Dᵀ) / tr(W H Wᵀ), or the ratio of squared norms where there is no H.
+double relative_error(const std::vector<float>& before, const std::vector<float>& after, std::int64_t rows, const Curvature* curvature) {
+    std::vector<float> difference(before.size());
+    for (std::size_t i = 0; i < before.size(); ++i) difference[i] = before[i] - after[i];
+    const double error = curvature ? curvature->quadratic(difference.data(), rows) : squared_norm(difference);
+    const double whole = curvature ? curvature->quadratic(before.data(), rows) : squared_norm(before);
+    return whole > 0 ? error / whole : 0.0;
+}
+
+}  // namespace
+
+std::vector<InputGroup> input_groups(const std::vector<Op>& ops, const std::vector<const Target*>& targets) {
+    std::vector<InputGroup> groups;
+    for (const Target* target : targets) {
+        const std::string& value = ops[target->op].in[0];
+        auto group = std::find_if(groups.begin(), groups.end(), [&](const auto& g) { return g.value == value; });
+        if (group == groups.end()) {
+            InputGroup made{value, 0, target->in, {}};
+            while (std::find(ops[made.first_op].in.begin(), ops[made.first_op].in.end(), value) == ops[made.first_op].in.end()) ++made.first_op;
+            groups.push_back(std::move(made));
+            group = std::prev(groups.end());
+        }
+        group->targets.push_back(target);
+    }
+    std::sort(groups.begin(), groups.end(), [](const auto& a, const auto& b) { return a.first_op < b.first_op; });
+    return groups;
+}
+
+double op_flops(const Op& op, std::int64_t tokens, std::int64_t length) {
+    if (op.kind == OpKind::linear) return 2.0 * double(op.rows) * double(op.columns) * double(tokens);
+    // Half of the score matrix is masked away, but both products compute it in tiles; the causal kernels skip about half.
+    if (op.kind == OpKind::attention) return 2.0 * double(op.heads * op.head_dim) * double(length) * double(tokens);
+    return 0;
+}
+
+BlockRunner::BlockRunner(const Model& model, const Stage& stage, std::size_t block, const OutputLayout& layout, const Hooks& hooks)
+    : model_(model), stage_(stage), block_(block), ops_(block_ops(model.graph(), block)), layout_(layout), hooks_(hooks),
+      groups_(input_groups(ops_, stage.in_block(block))) {}
+
+void BlockRunner::compress_without_data() {
+    for (const auto& group : groups_)
+        for (const Target* target : group.targets) {
+            hooks_.check_cancelled();
+            hooks_.made(*target, compress_one(*target, nullptr));
+            hooks_.progress(target->cost.flops);
+        }
+}
+
+void BlockRunner::run(const Units& units, States& states, DType compute, bool last) {
+    Program program(ops_, model_.source(), compute, units.length());
+    if (stage_.sequential == Sequential::block || stage_.sequential == Sequential::none)
+        run_whole_block(units, states, program, last);
+    else
+        run_one_pass(units, states, program, last);
+}
+
+/// Values made before `op` (or the block's input) that an op at or past it reads.
+std::vector<std::string> BlockRunner::live_at(std::size_t op) const {
+    std::set<std::string> made{block_input}, live;
+    for (std::size_t i = 0; i < op; ++i) made.insert(ops_[i].out.begin(), ops_[i].out.end());
+    for (std::size_t i = op; i < ops_.size(); ++i)
+        for (const auto& value : ops_[i].in)
+            if (made.contains(value)) live.insert(value);
+    return {live.begin(), live.end()};
+}
+
+double BlockRunner::segment_flops(std::size_t first, std::size_t last, std::int64_t tokens, std::int64_t length) const {
+    double sum = 0;
+    for (std::size_t i = first; i < last; ++i) sum += op_flops(ops_[i], tokens, length);
+    return sum;
+}
+
+void BlockRunner::segment(const Units& units, States& states, const Program& program, std::size_t first, std::size_t last,
+                          const std::vector<std::string>& live_out, Accumulators& grams) {
+    const std::vector<std::string> live_in = live_at(first);
+    for (const auto& name : live_out)
+        if (!states.has(name)) states.declare(name, width_of(ops_, name, states.features(block_input)));
+    std::vector<std::string> keep = live_out;
+    for (const auto& [value, gram] : grams) keep.push_back(value);
+
+    // As many units at a time as there are threads. Grams take them one by one in order, so that neither the number of
+    // threads nor the size of a round shows in the sums.
+    const std::int64_t round = threads();
+    std::vector<Values> captured(static_cast<std::size_t>(round));
+    for (std::int64_t start = 0; start < units.count(); start += round) {
+        hooks_.check_cancelled();
+        const std::int64_t here = std::min(round, units.count() - start);
+        parallel_for(here, 1, [&](std::int64_t i, std::int64_t) {
+            const std::int64_t unit = start + i;
+            Values values;
+            for (const auto& name : live_in) values.emplace(name, states.get(name, unit));
+            program.run(values, units.batch(unit), first, last, keep);
+            for (const auto& name : live_out)
+                if (std::find(live_in.begin(), live_in.end(), name) == live_in.end()) states.put(name, unit, values.at(name));
+            std::erase_if(values, [&](const auto& entry) { return !grams.contains(entry.first); });
+            captured[std::size_t(i)] = std::move(values);
+        });
+        std::int64_t tokens = 0;
+        for (std::int64_t i = 0; i < here; ++i) {
+            for (const auto& [name, gram] : grams) {
+                const Value& value = captured[std::size_t(i)].at(name);
+                if (program.compute() == DType::bf16)
+                    gram->add_bf16(reinterpret_cast<const std::uint16_t*>(value.bytes().data()), value.tokens());
+                else
+                    gram->add(reinterpret_cast<const float*>(value.bytes().data()), value.tokens());
+            }
+            captured[std::size_t(i)].clear();
+            tokens += units.batch(start + i).tokens();
+        }
+        double flops = segment_flops(first, last, tokens, units.length());
+        for (const auto& [name, gram] : grams) flops += double(gram->features()) * double(gram->features()) * double(tokens);
+        hooks_.progress(flops);
+    }
+}
+
+void BlockRunner::run_one_pass(const Units& units, States& states, Program& program, bool last) {
+    std::size_t done = 0;
+    for (std::size_t g = 0; g < groups_.size(); ++g) {
+        const InputGroup& group = groups_[g];
+        Accumulators gram;
+        gram.emplace(group.value, std::make_unique<GramAccumulator>(text(model_.graph().blocks.size() > block_ ? model_.graph().blocks[block_].name : "epilogue", ".", group.value), group.features));
+        const std::vector<std::string> live = live_at(group.first_op);
+        segment(units, states, program, done, group.first_op, live, gram);
+        for (const auto& name : live_at(done))
+            if (std::find(live.begin(), live.end(), name) == live.end()) states.drop(name);
+        done = group.first_op;
+        auto& accumulator = *gram.begin()->second;
+        const std::int64_t tokens = accumulator.tokens();
+        Curvature curvature(text(group.targets.front()->name, " input"), group.features, tokens, accumulator.finish());
+        gram.clear();
+        compress_group(group, curvature, &program);
+    }
+    if (last) return;
+    Accumulators none;
+    const std::vector<std::string> live_in = live_at(done);
+    segment(units, states, program, done, ops_.size(), {block_output}, none);
+    for (const auto& name : live_in) states.drop(name);
+    states.rename(block_output, block_input);
+}
+
+void BlockRunner::run_whole_block(const Units& units, States& states, Program& program, bool last) {
+    Accumulators grams;
+    for (const auto& group : groups_)
+        grams.emplace(group.value, std::make_unique<GramAccumulator>(text(group.targets.front()->name, " input"), group.features));
+    const bool none = stage_.sequential == Sequential::none;
+    segment(units, states, program, 0, ops_.size(), none ? std::vector{block_output} : std::vector<std::string>(), grams);
+    for (const auto& group : groups_) {
+        auto& accumulator = *grams.at(group.value);
+        const std::int64_t tokens = accumulator.tokens();
+        Curvature curvature(text(group.targets.front()->name, " input"), group.features, tokens, accumulator.finish());
+        grams.erase(group.value);
+        compress_group(group, curvature, none ? nullptr : &program);
+    }
+    if (last) return;
+    if (!none) {
+        Accumulators nothing;
+        segment(units, states, program, 0, ops_.size(), {block_output}, nothing);
+    }
+    states.drop(block_input);
+    states.rename(block_output, block_input);
+}
+
+void BlockRunner::compress_group(const InputGroup& group, Curvature& curvature, Program* program) {
+    for (const Target* target : group.targets) {
+        hooks_.check_cancelled();
+        const Compressed made = compress_one(*target, &curvature);
+        if (program) program->set_weight(target->name, made.weight);
+        hooks_.made(*target, made);
+        hooks_.progress(target->cost.flops);
+    }
+}
+
+Compressed BlockRunner::compress_one(const Target& target, Curvature* curvature) {
+    const auto started = std::chrono::steady_clock::now();
+    const Op& op = ops_[target.op];
+    std::vector<float> weight = model_.source().whole(op.weight);
+    if (op.transposed) {
+        std::vector<float> turned(weight.size());
+        for (std::int64_t o = 0; o < target.out; ++o)
+            for (std::int64_t i = 0; i < target.in; ++i) turned[std::size_t(o * target.in + i)] = weight[std::size_t(i * target.out + o)];
+        weight = std::move(turned);
+    }
+    Compressed made = run_method(*target.method, target, weight, curvature, hooks_.log);
+    // What follows, the figures included, sees the weight as it will lie on disk.
+    if (!layout_.packed(target.name)) round_to(layout_.dtype_of(model_.stored_name(op.weight)), made.weight);
+    made.metrics["error"] = relative_error(weight, made.weight, target.out, curvature);
+    made.metrics["bits"] = target.cost.bits_per_weight;
+    if (curvature) made.metrics["tokens"] = double(curvature->tokens());
+    made.metrics["seconds"] = std::chrono::duration<double>(std::chrono::steady_clock::now() - started).count();
+    return made;
+}
+
+}  // namespace kerf::core

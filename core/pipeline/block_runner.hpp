@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "core/curvature/gram.hpp"
+#include "core/exec/states.hpp"
+#include "core/pipeline/output.hpp"
+#include "core/pipeline/stage.hpp"
+
+namespace kerf::core {
+
+/// Linears of one block that read the same value: one Gram, one factor, one column order.
+struct InputGroup {
+    std::string value;              ///< the name of what they read
+    std::size_t first_op = 0;       ///< the earliest op that reads it
+    std::int64_t features = 0;
+    std::vector<const Target*> targets;
+};
+/// Groups of a block's targets in the order in which their inputs are computed.
+std::vector<InputGroup> input_groups(const std::vector<Op>& ops, const std::vector<const Target*>& targets);
+
+/// One pass over the calibration tokens through one block, with its linears compressed on the way (design §4.4).
+/// `states` holds the block's input under "x" and, after run(), its output.
+class BlockRunner {
+public:
+    struct Hooks {
+        /// A linear is done: write it down. Called in the order of the graph's input groups.
+        std::function<void(const Target&, const Compressed&)> made;
+        std::function<void(double flops)> progress;
+        std::function<void(int level, const std::string&)> log;
+        std::function<void()> check_cancelled;
+    };
+    /// output_dtype: what the written weight is rounded to, so that what follows sees what is on disk.
+    BlockRunner(const Model& model, const Stage& stage, std::size_t block, const OutputLayout& layout, const Hooks& hooks);
+
+    /// For a method without calibration.
+    void compress_without_data();
+    /// `last`: whether the block's output is not needed any more.
+    void run(const Units& units, States& states, DType compute, bool last);
+
+private:
+    using Accumulators = std::map<std::string, std::unique_ptr<GramAccumulator>>;
+
+    void run_one_pass(const Units& units, States& states, Program& program, bool last);
+    void run_whole_block(const Units& units, States& states, Program& program, bool last);
+    void segment(const Units& units, States& states, const Program& program, std::size_t first, std::size_t last,
+                 const std::vector<std::string>& live_out, Accumulators& grams);
+    std::vector<std::string> live_at(std::size_t op) const;
+    void compress_group(const InputGroup& group, Curvature& curvature, Program* program);
+    Compressed compress_one(const Target& target, Curvature* curvature);
+    double segment_flops(std::size_t first, std::size_t last, std::int64_t tokens, std::int64_t length) const;
+
+    const Model& model_;
+    const Stage& stage_;
+    std::size_t block_;
+    const std::vector<Op>& ops_;
+    const OutputLayout& layout_;
+    const Hooks& hooks_;
+    std::vector<InputGroup> groups_;
+};
+
+/// FLOPs of an op for `tokens` tokens in windows of `length`.
+double op_flops(const Op& op, std::int64_t tokens, std::int64_t length);
+
+}  // namespace kerf::core

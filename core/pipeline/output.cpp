@@ -1,0 +1,176 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "core/pipeline/output.hpp"
+
+#include <algorithm>
+#include <array>
+#include <set>
+
+#include "core/support/error.hpp"
+#include "core/support/file.hpp"
+
+namespace kerf::core {
+namespace {
+
+/// Which block reads each stored tensor first; tensors that no block reads are "outside" (blocks.size()).
+std::map<std::string, std::size_t> owners(const Model& model) {
+    std::map<std::string, std::size_t> out;
+    const Graph& graph = model.graph();
+    for (const auto& tensor : expected_tensors(graph.prologue)) out.emplace(model.stored_name(tensor.name), graph.blocks.size());
+    for (std::size_t block = 0; block < graph.blocks.size(); ++block)
+        for (const auto& tensor : expected_tensors(graph.blocks[block].ops)) out.emplace(model.stored_name(tensor.name), block);
+    return out;
+}
+
+bool needs_pinned_zeros(const nlohmann::json& options) {
+    return options.value("sym", false);
+}
+
+}  // namespace
+
+OutputLayout::OutputLayout(const Model& model, const Model& original, const Stage* stage, Options options)
+    : options_(std::move(options)) {
+    const Checkpoint& checkpoint = model.checkpoint();
+    const std::size_t outside = model.graph().blocks.size();
+    copied_.resize(outside + 1);
+    std::map<std::string, const Target*> targets;
+    if (stage)
+        for (const auto& target : stage->targets)
+            targets.emplace(model.stored_name(block_ops(model.graph(), target.block)[target.op].weight), &target);
+    const auto owner = owners(model);
+    std::vector<PlannedTensor> planned;
+    for (const auto& name : checkpoint.names()) {
+        const StoredTensor& stored = checkpoint.at(name);
+        const StoredTensor* before = original.checkpoint().find(name);
+        const DType as_before = before ? before->dtype : stored.dtype;
+        dtypes_[name] = !is_floating(stored.dtype) ? stored.dtype : options_.dtype.value_or(as_before);
+        if (const auto target = targets.find(name); target != targets.end()) {
+            if (options_.keep_exact) dtypes_[name] = DType::f32;
+            place_linear(model, *target->second, planned);
+            continue;
+        }
+        planned.push_back({name, dtypes_[name], stored.shape});
+        const auto found = owner.find(name);
+        copied_[found == owner.end() ? outside : found->second].push_back(name);
+    }
+    shards_ = std::make_unique<ShardPlan>(std::move(planned), options_.shard_bytes, std::map<std::string, std::string>{{"format", "pt"}});
+    if (options_.format == "gptq" && stage) {
+        const auto& values = stage->options;
+        const auto& cost = stage->targets.front().cost;
+        settings_ = {{"bits", cost.bits},
+                     {"group_size", cost.group_size},
+                     {"desc_act", values.value("act_order", false) && !values.value("static_groups", false)},
+                     {"sym", needs_pinned_zeros(values)},
+                     {"lm_head", false},
+                     {"quant_method", "gptq"},
+                     {"method", "gptq"},
+                     {"checkpoint_format", "gptq"},
+                     {"format", "gptq"},
+                     {"pack_dtype", "int32"},
+                     {"true_sequential", stage->sequential == Sequential::group || stage->sequential == Sequential::linear},
+                     {"damp_percent", values.value("damp", 0.01)}};
+    }
+}
+
+void OutputLayout::place_linear(const Model& model, const Target& target, std::vector<PlannedTensor>& out) {
+    const Op& op = block_ops(model.graph(), target.block)[target.op];
+    const std::string stored = model.stored_name(op.weight);
+    std::vector<PlannedTensor> made;
+    if (options_.format == "gptq") {
+        if (target.cost.layout != "int-group/1")
+            bad_input(target.name, ": output.format = \"gptq\" holds integer codes, but ", target.method->method().id, " gives ", target.cost.layout, " here; use format = \"hf\"");
+        const std::string module = stored.substr(0, stored.size() - std::string_view(".weight").size());
+        GptqLayout layout{module, target.out, target.in, target.cost.bits, target.cost.group_size};
+        made = gptq_tensors(layout);
+        packed_.emplace(target.name, layout);
+    } else {
+        made = {{stored, dtypes_.at(stored), model.checkpoint().at(stored).shape}};
+    }
+    std::uint64_t bytes = 0;
+    for (const auto& tensor : made) bytes += tensor.bytes();
+    linear_bytes_[target.name] = bytes;
+    out.insert(out.end(), made.begin(), made.end());
+}
+
+DType OutputLayout::dtype_of(const std::string& stored_name) const { return dtypes_.at(stored_name); }
+
+const GptqLayout* OutputLayout::packed(const std::string& linear) const {
+    const auto found = packed_.find(linear);
+    return found == packed_.end() ? nullptr : &found->second;
+}
+
+nlohmann::json OutputLayout::quantization_config() const { return settings_; }
+
+ResultWriter::ResultWriter(const OutputLayout& layout, const Model& model, const std::filesystem::path& folder, bool resume)
+    : layout_(layout), model_(model), writer_(std::make_unique<ShardWriter>(layout.shards(), folder, resume)) {
+    const std::string index = layout.shards().index_json();
+    if (!index.empty()) write_atomically(folder / "model.safetensors.index.json", index);
+}
+
+void ResultWriter::write_linear(const Target& target, const Compressed& made) {
+    if (const GptqLayout* layout = layout_.packed(target.name)) {
+        const GptqView view{made.codes->codes, made.codes->scales, made.codes->zeros, made.codes->group_index};
+        const GptqPacked packed = gptq_pack(*layout, view, layout_.version());
+        writer_->write(layout->name + ".g_idx", packed.g_idx);
+        writer_->write(layout->name + ".qweight", packed.qweight);
+        writer_->write(layout->name + ".qzeros", packed.qzeros);
+        writer_->write(layout->name + ".scales", packed.scales);
+        return;
+    }
+    const Op& op = block_ops(model_.graph(), target.block)[target.op];
+    const std::string stored = model_.stored_name(op.weight);
+    const DType dtype = layout_.dtype_of(stored);
+    std::vector<std::byte> bytes(made.weight.size() * dtype_bytes(dtype));
+    if (op.transposed) {
+        std::vector<float> turned(made.weight.size());
+        for (std::int64_t o = 0; o < target.out; ++o)
+            for (std::int64_t i = 0; i < target.in; ++i) turned[std::size_t(i * target.out + o)] = made.weight[std::size_t(o * target.in + i)];
+        from_float32(turned, dtype, bytes);
+    } else {
+        from_float32(made.weight, dtype, bytes);
+    }
+    writer_->write(stored, bytes);
+}
+
+void ResultWriter::write_copied(std::size_t block) {
+    for (const auto& name : layout_.copied(block)) {
+        const StoredTensor& stored = model_.checkpoint().at(name);
+        const DType dtype = layout_.dtype_of(name);
+        if (!is_floating(stored.dtype)) {
+            writer_->write(name, stored.bytes);
+        } else {
+            // Read as float32 also when the dtype stays: that is where NaN and infinity are found and named.
+            const std::vector<float> values = model_.checkpoint().read(name);
+            if (dtype == stored.dtype && !stored.bytes.empty()) {
+                writer_->write(name, stored.bytes);
+            } else {
+                std::vector<std::byte> bytes(values.size() * dtype_bytes(dtype));
+                from_float32(values, dtype, bytes);
+                writer_->write(name, bytes);
+            }
+        }
+        model_.checkpoint().forget(name);
+    }
+}
+
+nlohmann::json output_config(const Model& original, const OutputLayout& layout) {
+    nlohmann::json config = original.config();
+    config.erase("quantization_config");
+    if (layout.options().dtype) {
+        constexpr std::array<std::pair<DType, const char*>, 3> names{{{DType::f32, "float32"}, {DType::f16, "float16"}, {DType::bf16, "bfloat16"}}};
+        for (const auto& [dtype, name] : names)
+            if (dtype == *layout.options().dtype) config[config.contains("dtype") ? "dtype" : "torch_dtype"] = name;
+    }
+    if (const auto settings = layout.quantization_config(); !settings.is_null()) config["quantization_config"] = settings;
+    return config;
+}
+
+void copy_side_files(const std::filesystem::path& from, const std::filesystem::path& to) {
+    static const std::set<std::string> names{"tokenizer.json",         "tokenizer.model",        "tokenizer_config.json", "vocab.json",
+                                             "merges.txt",             "special_tokens_map.json", "added_tokens.json",     "generation_config.json",
+                                             "chat_template.jinja",    "chat_template.json",      "LICENSE",               "LICENSE.txt"};
+    for (const auto& entry : std::filesystem::directory_iterator(from))
+        if (entry.is_regular_file() && names.contains(entry.path().filename().string()))
+            write_atomically(to / entry.path().filename(), read_text(entry.path(), 256u << 20));
+}
+
+}  // namespace kerf::core

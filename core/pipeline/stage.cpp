@@ -1,0 +1,210 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "core/pipeline/stage.hpp"
+
+#include <algorithm>
+#include <charconv>
+#include <map>
+
+#include "core/plugin_api/host_table.hpp"
+#include "core/support/error.hpp"
+
+namespace kerf::core {
+namespace {
+
+using nlohmann::json;
+
+std::vector<int> version_numbers(std::string_view version) {
+    std::vector<int> out;
+    while (!version.empty()) {
+        int number = 0;
+        const auto [end, status] = std::from_chars(version.data(), version.data() + version.size(), number);
+        if (status != std::errc()) break;
+        out.push_back(number);
+        version.remove_prefix(std::size_t(end - version.data()));
+        if (version.empty() || version[0] != '.') break;
+        version.remove_prefix(1);
+    }
+    out.resize(std::max<std::size_t>(out.size(), 3));
+    return out;
+}
+
+/// ">=1.0", "1.2", "<2": whether `version` is what the recipe asks for.
+bool version_fits(const std::string& wanted, const std::string& version) {
+    const auto digits = wanted.find_first_of("0123456789");
+    const std::string relation = wanted.substr(0, std::min(digits, wanted.find(' ')));
+    const auto asked = version_numbers(digits == std::string::npos ? "" : std::string_view(wanted).substr(digits));
+    const auto has = version_numbers(version);
+    if (relation == ">=") return has >= asked;
+    if (relation == ">") return has > asked;
+    if (relation == "<=") return has <= asked;
+    if (relation == "<") return has < asked;
+    return has == asked;
+}
+
+const MethodComponent& find_method(const StageSpec& spec, const Components& components) {
+    if (const auto* method = components.method(spec.method)) {
+        if (!spec.version.empty() && !version_fits(spec.version, method->version))
+            bad_input(spec.location, ": method ", spec.method, " is here in version ", method->version, " (", method->file.string(), "), the recipe asks for ", spec.version);
+        return *method;
+    }
+    std::vector<std::string> known;
+    std::string list;
+    for (const auto& method : components.methods) {
+        known.push_back(method.id);
+        list += (list.empty() ? "" : ", ") + method.id;
+    }
+    const std::string near = nearest(spec.method, known);
+    bad_input(spec.location, ": unknown method \"", spec.method, "\"", near.empty() ? "" : text("; did you mean \"", near, "\"?"),
+              near.empty() ? text("; known: ", list.empty() ? "none (no method plugin was found; see --plugin-path)" : list) : "");
+}
+
+bool any_match(const std::vector<std::string>& globs, const std::string& name) {
+    return std::any_of(globs.begin(), globs.end(), [&](const auto& glob) { return glob_match(glob, name); });
+}
+
+/// What output.format = "gptq" asks of the method, for options that the recipe leaves open.
+void add_packing_defaults(json& options, const json& schema, const std::string& format) {
+    if (format != "gptq") return;
+    for (const auto& option : schema)
+        if (option.value("name", "") == "pack" && !options.contains("pack")) options["pack"] = format;
+}
+
+class TargetPicker {
+public:
+    TargetPicker(const Recipe& recipe, std::size_t index, const Components& components, const std::string& format)
+        : spec_(recipe.stages[index]), components_(components), method_(find_method(spec_, components)) {
+        schema_ = json::parse(std::string(method_.table->options_schema.data, method_.table->options_schema.size), nullptr, false);
+        if (!schema_.is_array()) throw Error(Fault::internal, text(method_.file.string(), ": the options schema of ", method_.id, " is not a JSON list"));
+        format_ = format;
+    }
+
+    const MethodComponent& method() const { return method_; }
+
+    std::shared_ptr<const MethodInstance> instance_for(const std::string& linear) {
+        json options = spec_.options.is_object() ? spec_.options : json::object();
+        for (const auto& [glob, values] : spec_.overrides)
+            if (glob_match(glob, linear)) options.update(values);
+        return instance(std::move(options));
+    }
+    std::shared_ptr<const MethodInstance> instance(json options) {
+        add_packing_defaults(options, schema_, format_);
+        const json full = validate_options({method_.table->options_schema.data, method_.table->options_schema.size}, options, method_.id, spec_.where);
+        auto& made = instances_[full.dump()];
+        if (!made) made = std::make_shared<MethodInstance>(method_, components_.host, full);
+        return made;
+    }
+
+    bool wanted(const std::string& linear, bool in_blocks) const {
+        if (any_match(spec_.exclude, linear)) return false;
+        return spec_.include.empty() ? in_blocks : any_match(spec_.include, linear);
+    }
+
+    void check_globs(const std::vector<std::string>& linears) const {
+        const auto matches = [&](const std::string& glob) {
+            return std::any_of(linears.begin(), linears.end(), [&](const auto& name) { return glob_match(glob, name); });
+        };
+        for (const auto& glob : spec_.include)
+            if (!matches(glob)) bad_input(spec_.location, ": include \"", glob, "\" matches no linear layer (kerf inspect lists their names)");
+        for (const auto& [glob, values] : spec_.overrides)
+            if (!matches(glob)) bad_input(spec_.location, ": override \"", glob, "\" matches no linear layer (kerf inspect lists their names)");
+    }
+
+private:
+    const StageSpec& spec_;
+    const Components& components_;
+    const MethodComponent& method_;
+    json schema_;
+    std::string format_;
+    std::map<std::string, std::shared_ptr<MethodInstance>> instances_;
+};
+
+void check_target(const StageSpec& spec, const Graph& graph, const Op& op, const Stage& stage, std::size_t block) {
+    if (block < graph.blocks.size()) return;
+    for (const auto& table : graph.prologue)
+        if (table.kind == OpKind::embedding && table.weight == op.weight)
+            bad_input(spec.location, ": ", op.name, " shares its weight with the embedding (", op.weight, "); compressing one would change the other, leave it out of include");
+    if (stage.sequential == Sequential::none && stage.needs_gram)
+        bad_input(spec.location, ": ", op.name, " cannot be calibrated with sequential = \"none\"; use \"group\"");
+}
+
+}  // namespace
+
+MethodInstance::MethodInstance(const MethodComponent& method, const kerf_host* host, json options)
+    : method_(method), options_(std::move(options)) {
+    check_call(text(method.id, ": create"), [&](kerf_error* error) { return method.table->create(host, as_values(options_), &self_, error); });
+}
+
+MethodInstance::~MethodInstance() {
+    if (self_ && method_.table->destroy) method_.table->destroy(self_);
+}
+
+MethodInstance::Cost MethodInstance::cost(const std::string& linear, std::int64_t out, std::int64_t in, std::int64_t tokens) const {
+    kerf_linear_shape shape{sizeof(kerf_linear_shape), 0, out, in, tokens, {linear.data(), linear.size()}};
+    kerf_cost raw{};
+    raw.struct_size = sizeof(kerf_cost);
+    check_call(text(linear, ": ", method_.id), [&](kerf_error* error) { return method_.table->cost(self_, &shape, &raw, error); });
+    return {raw.scratch_bytes, raw.flops, raw.bits_per_weight, std::string(raw.layout.data ? raw.layout.data : "", raw.layout.size), raw.bits, raw.group_size};
+}
+
+void MethodInstance::compress(kerf_job* job, kerf_layer* layer) const {
+    const kerf_text name = host_table()->name(layer);
+    check_call(text(std::string_view(name.data, name.size), ": ", method_.id), [&](kerf_error* error) { return method_.table->compress(self_, job, layer, error); });
+}
+
+std::vector<const Target*> Stage::in_block(std::size_t block) const {
+    std::vector<const Target*> out;
+    for (const auto& target : targets)
+        if (target.block == block) out.push_back(&target);
+    return out;
+}
+
+const std::vector<Op>& block_ops(const Graph& graph, std::size_t block) {
+    return block < graph.blocks.size() ? graph.blocks[block].ops : graph.epilogue;
+}
+
+const MethodComponent* Components::method(const std::string& id) const {
+    for (const auto& method : methods)
+        if (method.id == id) return &method;
+    return nullptr;
+}
+
+Stage resolve_stage(const Recipe& recipe, std::size_t index, const Model& model, const Components& components, const std::string& packed_format) {
+    const StageSpec& spec = recipe.stages[index];
+    TargetPicker picker(recipe, index, components, packed_format);
+    Stage stage;
+    stage.method_id = spec.method;
+    stage.method = &picker.method();
+    stage.sequential = spec.sequential;
+    stage.needs_gram = (stage.method->table->needs & KERF_NEEDS_INPUT_GRAM) != 0;
+    stage.options = picker.instance(spec.options.is_object() ? spec.options : json::object())->options();
+
+    const Graph& graph = model.graph();
+    if (stage.needs_gram) {
+        const auto& source = spec.calibration ? spec.calibration : recipe.calibration;
+        if (!source) bad_input(spec.location, ": ", spec.method, " needs calibration text; add a [calibration] table with source and path");
+        std::unique_ptr<Tokenizer> tokenizer;
+        if (source->source != "tokens") tokenizer = Tokenizer::open(model.folder());
+        auto windows = std::make_shared<Windows>(calibration_windows(*source, tokenizer.get(), graph.vocabulary));
+        model.check_length(windows->length, "calibration");
+        stage.windows = std::move(windows);
+    }
+    std::vector<std::string> names;
+    for (std::size_t block = 0; block <= graph.blocks.size(); ++block) {
+        const auto& ops = block_ops(graph, block);
+        for (std::size_t i = 0; i < ops.size(); ++i) {
+            if (ops[i].kind != OpKind::linear) continue;
+            names.push_back(ops[i].name);
+            if (!picker.wanted(ops[i].name, block < graph.blocks.size())) continue;
+            check_target(spec, graph, ops[i], stage, block);
+            Target target{block, i, ops[i].name, ops[i].rows, ops[i].columns, picker.instance_for(ops[i].name), {}};
+            const std::int64_t tokens = stage.windows ? stage.windows->samples * stage.windows->length : 0;
+            target.cost = target.method->cost(target.name, target.out, target.in, tokens);
+            stage.targets.push_back(std::move(target));
+        }
+    }
+    picker.check_globs(names);
+    if (stage.targets.empty()) bad_input(spec.location, ": include and exclude leave no linear layer for ", spec.method);
+    return stage;
+}
+
+}  // namespace kerf::core

@@ -1,0 +1,71 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "core/calibration/dataset.hpp"
+#include "core/pipeline/model.hpp"
+#include "core/pipeline/recipe.hpp"
+#include "kerf/abi.h"
+
+namespace kerf::core {
+
+/// One create()d instance of a method: one set of option values.
+class MethodInstance {
+public:
+    MethodInstance(const MethodComponent& method, const kerf_host* host, nlohmann::json options);
+    ~MethodInstance();
+    MethodInstance(const MethodInstance&) = delete;
+    MethodInstance& operator=(const MethodInstance&) = delete;
+
+    struct Cost {
+        std::uint64_t scratch_bytes = 0;
+        double flops = 0, bits_per_weight = 32;
+        std::string layout = "dense/1";
+        int bits = 0;
+        std::int64_t group_size = -1;
+    };
+    Cost cost(const std::string& linear, std::int64_t out, std::int64_t in, std::int64_t tokens) const;
+    void compress(kerf_job* job, kerf_layer* layer) const;
+    const nlohmann::json& options() const noexcept { return options_; }
+    const MethodComponent& method() const noexcept { return method_; }
+    bool needs_gram() const noexcept { return (method_.table->needs & KERF_NEEDS_INPUT_GRAM) != 0; }
+
+private:
+    const MethodComponent& method_;
+    nlohmann::json options_;
+    void* self_ = nullptr;
+};
+
+/// A linear that a stage compresses. Blocks are numbered as in the graph; blocks.size() stands for the epilogue.
+struct Target {
+    std::size_t block = 0, op = 0;
+    std::string name;
+    std::int64_t out = 0, in = 0;
+    std::shared_ptr<const MethodInstance> method;
+    MethodInstance::Cost cost;
+};
+
+/// A stage with everything about it checked.
+struct Stage {
+    std::string method_id;
+    const MethodComponent* method = nullptr;
+    Sequential sequential = Sequential::group;
+    std::vector<Target> targets;         ///< in the order of the graph
+    std::shared_ptr<const Windows> windows;  ///< null for a method that needs no calibration
+    bool needs_gram = false;
+    nlohmann::json options;              ///< of linears without override
+    std::vector<const Target*> in_block(std::size_t block) const;
+};
+
+/// Finds the method, validates every option (overrides too), picks the linears, loads the calibration windows, asks for
+/// costs. `packed_format` is output.format for the last stage, empty for others. Errors (input) name file and line.
+Stage resolve_stage(const Recipe& recipe, std::size_t index, const Model& model, const Components& components, const std::string& packed_format);
+
+/// The ops of block `block`, or of the epilogue for blocks.size().
+const std::vector<Op>& block_ops(const Graph& graph, std::size_t block);
+
+}  // namespace kerf::core
