@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -12,6 +13,11 @@
 #include "core/support/error.hpp"
 
 namespace kerf::core {
+
+/// Names from files go into messages; with control characters they could rewrite a terminal.
+inline bool has_control_characters(std::string_view name) {
+    return std::any_of(name.begin(), name.end(), [](unsigned char c) { return c < 0x20 || c == 0x7f; });
+}
 
 /// Reads little-endian values from bytes that nobody vouches for: every step is checked, and none allocates.
 /// Reading past the end is Error(input) "WHAT: ends at byte N, in the middle of a value".

@@ -113,8 +113,7 @@ private:
             metadata_seen_ = true;
             return;
         }
-        const auto control = [](char c) { return static_cast<unsigned char>(c) < 0x20 || c == 0x7f; };
-        if (std::any_of(name.begin(), name.end(), control)) refuse("has a tensor name with control characters in it");
+        if (has_control_characters(name)) refuse("has a tensor name with control characters in it");
         entries.emplace_back().name = name;
     }
 

@@ -1,0 +1,303 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "core/weights/checkpoint.hpp"
+
+#include <algorithm>
+#include <optional>
+#include <set>
+
+#include "core/support/error.hpp"
+#include "core/weights/bounded.hpp"
+#include "core/weights/json_text.hpp"
+
+namespace kerf::core {
+namespace {
+
+using Json = nlohmann::json;
+
+bool is_torch_archive(std::string_view file) {
+    return file.ends_with(".bin") || file.ends_with(".pt") || file.ends_with(".pth");
+}
+
+/// An index may name files of its own folder alone: a path in it could lead anywhere.
+void check_shard_name(const std::string& file, const std::string& index) {
+    const bool known_kind = file.ends_with(".safetensors") || is_torch_archive(file);
+    if (!known_kind || file.find_first_of("/\\") != std::string::npos || file.starts_with('.') ||
+        has_control_characters(file))
+        bad_input(index, ": names the shard ", Json(file).dump(),
+                  ", which is not the name of a .safetensors or .bin file beside it");
+}
+
+/// Tensor name → shard file, as the index says.
+std::map<std::string, std::string> read_weight_map(const std::filesystem::path& path) {
+    const std::string index = path.string();
+    const Json document = parse_json(read_text(path), index);
+    const auto map = document.is_object() ? document.find("weight_map") : document.end();
+    if (map == document.end() || !map->is_object()) bad_input(index, ": has no object \"weight_map\"");
+    std::map<std::string, std::string> weight_map;
+    for (const auto& [name, file] : map->items()) {
+        if (!file.is_string()) bad_input(index, ": the shard of tensor ", name, " is not a text");
+        check_shard_name(file.get<std::string>(), index);
+        weight_map.emplace(name, file.get<std::string>());
+    }
+    if (weight_map.empty()) bad_input(index, ": \"weight_map\" names no tensor");
+    return weight_map;
+}
+
+std::string element_place(const std::vector<std::int64_t>& shape, std::int64_t index) {
+    std::vector<std::int64_t> place(shape.size());
+    for (std::size_t d = shape.size(); d-- > 0;) {
+        place[d] = index % shape[d];
+        index /= shape[d];
+    }
+    return format_shape(place);
+}
+
+}  // namespace
+
+/// What config.json says of a GPTQ-packed checkpoint.
+struct Checkpoint::GptqSettings {
+    std::string file;  ///< the config, for messages
+    int bits = 0;
+    std::int64_t group_size = -1;
+    GptqVersion version = GptqVersion::v1;
+
+    /// Nothing when there is no config.json, or its checkpoint is not GPTQ-packed.
+    static std::optional<GptqSettings> read(const std::filesystem::path& folder);
+
+private:
+    std::int64_t integer(const Json& config, const char* key, std::int64_t lowest, std::int64_t highest) const;
+    void read_version(const Json& config);
+    void refuse_overrides(const Json& config) const;
+};
+
+std::optional<Checkpoint::GptqSettings> Checkpoint::GptqSettings::read(const std::filesystem::path& folder) {
+    const auto path = folder / "config.json";
+    std::error_code status;
+    if (!std::filesystem::exists(path, status)) return std::nullopt;
+    GptqSettings settings;
+    settings.file = path.string();
+    const Json document = parse_json(read_text(path), settings.file);
+    const auto found = document.is_object() ? document.find("quantization_config") : document.end();
+    if (found == document.end() || !found->is_object()) return std::nullopt;
+    const Json& config = *found;
+    if (!config.contains("quant_method") || config["quant_method"] != "gptq") return std::nullopt;
+    settings.bits = static_cast<int>(settings.integer(config, "bits", 2, 8));
+    settings.group_size = settings.integer(config, "group_size", -1, 1 << 30);
+    if (config.contains("pack_dtype") && config["pack_dtype"] != "int32")
+        bad_input(settings.file, ": quantization_config: pack_dtype is ", config["pack_dtype"].dump(),
+                  ", kerf reads \"int32\"");
+    settings.read_version(config);
+    settings.refuse_overrides(config);
+    return settings;
+}
+
+std::int64_t Checkpoint::GptqSettings::integer(const Json& config, const char* key, std::int64_t lowest,
+                                               std::int64_t highest) const {
+    const auto found = config.find(key);
+    if (found == config.end() || !found->is_number_integer())
+        bad_input(file, ": quantization_config: \"", key, "\" is missing or not an integer");
+    // An unsigned number past int64 turns negative here, and is out of range as well.
+    const auto value = found->get<std::int64_t>();
+    if (value < lowest || value > highest)
+        bad_input(file, ": quantization_config: ", key, " = ", found->dump(), " is not between ", lowest, " and ",
+                  highest);
+    return value;
+}
+
+void Checkpoint::GptqSettings::read_version(const Json& config) {
+    const char* key = config.contains("checkpoint_format") ? "checkpoint_format" : "format";
+    if (!config.contains(key) || config[key] == "gptq") return;
+    if (config[key] != "gptq_v2")
+        bad_input(file, ": quantization_config: ", key, " is ", config[key].dump(),
+                  ", kerf reads \"gptq\" and \"gptq_v2\"");
+    version = GptqVersion::v2;
+}
+
+/// "dynamic" gives modules settings of their own; a leading "-:" leaves a module dense, which its tensors show anyway.
+void Checkpoint::GptqSettings::refuse_overrides(const Json& config) const {
+    const auto dynamic = config.find("dynamic");
+    if (dynamic == config.end() || dynamic->is_null()) return;
+    if (!dynamic->is_object()) bad_input(file, ": quantization_config: \"dynamic\" is not an object");
+    for (const auto& [pattern, value] : dynamic->items())
+        if (!pattern.starts_with("-:"))
+            bad_input(file, ": quantization_config: \"dynamic\" gives ", Json(pattern).dump(),
+                      " settings of its own, which kerf does not read");
+}
+
+Checkpoint Checkpoint::open(const std::filesystem::path& folder) {
+    Checkpoint checkpoint;
+    checkpoint.folder_ = folder;
+    std::error_code status;
+    if (!std::filesystem::is_directory(folder, status)) bad_input(folder.string(), ": no such folder");
+    const auto has = [&](const char* file) { return std::filesystem::exists(folder / file, status); };
+    if (has("model.safetensors"))
+        checkpoint.add_file("model.safetensors");
+    else if (has("model.safetensors.index.json"))
+        checkpoint.open_index("model.safetensors.index.json");
+    else if (has("pytorch_model.bin"))
+        checkpoint.add_file("pytorch_model.bin");
+    else if (has("pytorch_model.bin.index.json"))
+        checkpoint.open_index("pytorch_model.bin.index.json");
+    else
+        bad_input(folder.string(),
+                  ": has no weights; expected model.safetensors, pytorch_model.bin, or an index of either");
+    if (const auto settings = GptqSettings::read(folder)) checkpoint.show_packed(*settings);
+    return checkpoint;
+}
+
+void Checkpoint::add_file(const std::string& file) {
+    const auto path = folder_ / file;
+    auto opened = is_torch_archive(file) ? open_torch_archive(path) : open_safetensors(path);
+    for (const auto& tensor : opened->tensors()) {
+        const auto [at, is_new] = places_.try_emplace(tensor.name, Place{opened.get(), &tensor, nullptr});
+        if (is_new) continue;
+        const auto first = std::find_if(files_.begin(), files_.end(),
+                                        [&](const auto& f) { return f.second.get() == at->second.file; });
+        bad_input(path.string(), ": holds the tensor ", tensor.name, ", which ", first->first.filename().string(),
+                  " holds too");
+    }
+    files_.emplace_back(path, std::move(opened));
+}
+
+void Checkpoint::open_index(const std::string& index) {
+    const auto path = folder_ / index;
+    const auto weight_map = read_weight_map(path);
+    std::set<std::string> shards;
+    for (const auto& [name, file] : weight_map) shards.insert(file);
+    for (const auto& file : shards) {
+        std::error_code status;
+        if (!std::filesystem::exists(folder_ / file, status))
+            bad_input(path.string(), ": names the shard ", file, ", which is missing; is the download complete?");
+        add_file(file);
+    }
+    for (const auto& [file, opened] : files_) {
+        for (const auto& tensor : opened->tensors()) {
+            const auto named = weight_map.find(tensor.name);
+            if (named == weight_map.end())
+                bad_input(file.string(), ": holds the tensor ", tensor.name, ", which ", index, " does not name");
+            if (named->second != file.filename().string())
+                bad_input(file.string(), ": holds the tensor ", tensor.name, ", which ", index, " places in ",
+                          named->second);
+        }
+    }
+    for (const auto& [name, file] : weight_map)
+        if (!places_.contains(name))
+            bad_input((folder_ / file).string(), ": lacks the tensor ", name, ", which ", index, " places in it");
+}
+
+void Checkpoint::show_packed(const GptqSettings& settings) {
+    constexpr std::string_view suffix = ".qweight";
+    std::vector<std::string> layers;
+    for (const auto& [name, place] : places_)
+        if (name.ends_with(suffix)) layers.push_back(name.substr(0, name.size() - suffix.size()));
+    if (layers.empty()) bad_input(settings.file, ": quantization_config says gptq, but no tensor is named *.qweight");
+    for (const auto& layer : layers) show_packed_layer(layer, settings);
+}
+
+void Checkpoint::show_packed_layer(const std::string& layer, const GptqSettings& settings) {
+    const StoredTensor& qweight = at(layer + ".qweight");
+    if (qweight.shape.size() != 2 || qweight.bytes.empty())
+        bad_input(folder_.string(), ": tensor ", qweight.name, " has the shape ", format_shape(qweight.shape),
+                  " where two dimensions belong");
+    auto packed = std::make_shared<Packed>();
+    packed->layout = {layer, qweight.shape[1], qweight.shape[0] * 32 / settings.bits, settings.bits,
+                      settings.group_size};
+    packed->version = settings.version;
+    const TensorFile* const file = place(qweight.name).file;
+    for (const auto& planned : gptq_tensors(packed->layout)) {
+        const bool is_index = planned.name.ends_with(".g_idx");
+        if (is_index && !find(planned.name)) continue;  // the oldest writers leave out what follows from the group size
+        const StoredTensor& stored = at(planned.name);
+        const bool right_type =
+            planned.name.ends_with(".scales") ? is_floating(stored.dtype) : stored.dtype == planned.dtype;
+        if (!right_type || stored.shape != planned.shape)
+            bad_input(folder_.string(), ": tensor ", stored.name, " is ", dtype_name(stored.dtype), " ",
+                      format_shape(stored.shape), " where ", settings.bits, " bits in groups of ", settings.group_size,
+                      " need ", dtype_name(planned.dtype), " ", format_shape(planned.shape));
+    }
+    packed->qweight = &qweight;
+    packed->qzeros = find(layer + ".qzeros");
+    packed->scales = find(layer + ".scales");
+    packed->g_idx = find(layer + ".g_idx");
+    packed->logical = {layer + ".weight", DType::f16, {packed->layout.out, packed->layout.in}, {}};
+    for (const char* part : {".qweight", ".qzeros", ".scales", ".g_idx"}) places_.erase(layer + part);
+    const std::string name = packed->logical.name;
+    const StoredTensor* const logical = &packed->logical;
+    if (!places_.try_emplace(name, Place{file, logical, std::move(packed)}).second)
+        bad_input(folder_.string(), ": holds both ", name, " and ", layer, ".qweight");
+}
+
+const StoredTensor* Checkpoint::find(std::string_view name) const {
+    const auto at = places_.find(name);
+    return at == places_.end() ? nullptr : at->second.tensor;
+}
+
+const Checkpoint::Place& Checkpoint::place(std::string_view name) const {
+    const auto at = places_.find(name);
+    if (at == places_.end()) bad_input("tensor ", name, " is missing from ", folder_.string());
+    return at->second;
+}
+
+const StoredTensor& Checkpoint::at(std::string_view name) const {
+    return *place(name).tensor;
+}
+
+std::vector<std::string> Checkpoint::names() const {
+    std::vector<std::string> names;
+    names.reserve(places_.size());
+    for (const auto& [name, place] : places_) names.push_back(name);
+    return names;
+}
+
+std::uint64_t Checkpoint::bytes() const {
+    std::uint64_t total = 0;
+    for (const auto& [path, file] : files_)
+        for (const auto& tensor : file->tensors()) total += tensor.bytes.size();
+    return total;
+}
+
+std::vector<std::filesystem::path> Checkpoint::files() const {
+    std::vector<std::filesystem::path> paths;
+    for (const auto& [path, file] : files_) paths.push_back(path);
+    return paths;
+}
+
+std::vector<float> Checkpoint::read(std::string_view name) const {
+    std::vector<float> values(static_cast<std::size_t>(at(name).elements()));
+    read_into(name, values);
+    return values;
+}
+
+void Checkpoint::read_into(std::string_view name, std::span<float> out) const {
+    const Place& found = place(name);
+    const StoredTensor& tensor = *found.tensor;
+    if (out.size() != static_cast<std::size_t>(tensor.elements()))
+        internal_error(name, ": ", out.size(), " places for a tensor of ", format_shape(tensor.shape));
+    if (found.packed)
+        decode(*found.packed, out);
+    else
+        to_float32(tensor, out);
+    forget(name);
+    const std::int64_t bad = first_non_finite(out);
+    if (bad >= 0)
+        bad_input(folder_.string(), ": tensor ", name, " is ", out[static_cast<std::size_t>(bad)], " at ",
+                  element_place(tensor.shape, bad), "; the checkpoint is damaged or was saved from a diverged model");
+}
+
+void Checkpoint::decode(const Packed& packed, std::span<float> out) {
+    const auto g_idx = packed.g_idx ? packed.g_idx->bytes : std::span<const std::byte>();
+    gptq_decode(packed.layout, {packed.qweight->bytes, packed.qzeros->bytes, *packed.scales, g_idx}, packed.version,
+                out);
+}
+
+void Checkpoint::forget(std::string_view name) const {
+    const Place& found = place(name);
+    if (!found.packed) return found.file->forget(*found.tensor);
+    // The parts may lie in several shards; each file leaves alone what is not of its own mapping.
+    for (const StoredTensor* part :
+         {found.packed->qweight, found.packed->qzeros, found.packed->scales, found.packed->g_idx})
+        for (const auto& [path, file] : files_)
+            if (part) file->forget(*part);
+}
+
+}  // namespace kerf::core

@@ -1,0 +1,14 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <nlohmann/json.hpp>
+#include <string>
+#include <string_view>
+
+namespace kerf::core {
+
+/// Parses JSON that nobody vouches for: at most 64 levels deep, no key twice in an object. Error(input) that begins
+/// with `what` (the file's name) and gives the place.
+nlohmann::json parse_json(std::string_view text, const std::string& what);
+
+}  // namespace kerf::core
