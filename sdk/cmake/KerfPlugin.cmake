@@ -1,0 +1,45 @@
+# kerf_add_plugin(NAME SOURCES file... [LINK library...] [TORCH])
+#
+# Builds kerf-NAME.so: a module with one exported symbol and everything else hidden. In C or C++. TORCH is for plugins that
+# include kerf/torch.hpp: it links LibTorch (find_package(LibTorch) or find_package(Torch) comes first) and stamps its version
+# into the manifest.
+# Variables: KERF_PLUGIN_OUTPUT_DIRECTORY (where the file is built), KERF_PLUGIN_INSTALL_DIR (default lib/kerf, where an
+# installed kerf looks).
+set(KERF_PLUGIN_VERSION_SCRIPT "${CMAKE_CURRENT_LIST_DIR}/kerf-plugin.map")
+
+function(kerf_add_plugin name)
+    cmake_parse_arguments(arg "TORCH" "" "SOURCES;LINK" ${ARGN})
+    if(NOT arg_SOURCES OR arg_UNPARSED_ARGUMENTS)
+        message(FATAL_ERROR "kerf_add_plugin(${name}): SOURCES file... [LINK library...] [TORCH] is what it takes")
+    endif()
+    add_library(${name} MODULE ${arg_SOURCES})
+    target_link_libraries(${name} PRIVATE kerf::sdk ${arg_LINK})
+    set_target_properties(${name} PROPERTIES
+        PREFIX "kerf-" SUFFIX ".so"
+        POSITION_INDEPENDENT_CODE ON
+        C_VISIBILITY_PRESET hidden CXX_VISIBILITY_PRESET hidden VISIBILITY_INLINES_HIDDEN ON
+        LINK_DEPENDS "${KERF_PLUGIN_VERSION_SCRIPT}")
+    # No fused multiply-add behind the author's back: the same source gives the same bytes whatever the compiler.
+    target_compile_options(${name} PRIVATE -ffp-contract=off $<$<COMPILE_LANG_AND_ID:CXX,GNU>:-fno-gnu-unique>)
+    target_link_options(${name} PRIVATE "LINKER:--version-script=${KERF_PLUGIN_VERSION_SCRIPT}")
+    if(arg_TORCH)
+        target_compile_definitions(${name} PRIVATE KERF_PLUGIN_USES_TORCH)
+        if(TARGET LibTorch::LibTorch)
+            target_link_libraries(${name} PRIVATE LibTorch::LibTorch)
+        elseif(TORCH_LIBRARIES)
+            target_link_libraries(${name} PRIVATE ${TORCH_LIBRARIES})
+        else()
+            message(FATAL_ERROR "kerf_add_plugin(${name} TORCH): find_package(Torch) has to come first")
+        endif()
+    endif()
+    if(KERF_PLUGIN_OUTPUT_DIRECTORY)
+        set_target_properties(${name} PROPERTIES LIBRARY_OUTPUT_DIRECTORY "${KERF_PLUGIN_OUTPUT_DIRECTORY}")
+    endif()
+    if(COMMAND kerf_settings)  # inside kerf's own tree
+        kerf_settings(${name})
+    endif()
+    if(NOT KERF_PLUGIN_INSTALL_DIR)
+        set(KERF_PLUGIN_INSTALL_DIR lib/kerf)
+    endif()
+    install(TARGETS ${name} LIBRARY DESTINATION ${KERF_PLUGIN_INSTALL_DIR})
+endfunction()

@@ -1,0 +1,255 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "kerf/json.hpp"
+#include "kerf/values.hpp"
+
+namespace kerf::inline v1::arch {
+
+/// Elementwise functions of the graph document.
+enum class Act { silu, gelu, gelu_new, gelu_tanh, relu, quick_gelu };
+
+namespace detail_names {
+inline constexpr std::string_view acts[] = {"silu", "gelu", "gelu_new", "gelu_tanh", "relu", "quick_gelu"};
+}
+
+/// The activation that a config names, in Hugging Face's spelling; refuses any other.
+inline Act act(const Config& config, std::string_view path, std::string_view otherwise = {}) {
+    const auto name = otherwise.empty() ? config.text(path) : config.text(path, otherwise);
+    constexpr std::pair<std::string_view, Act> known[] = {
+        {"silu", Act::silu},         {"swish", Act::silu},           {"gelu", Act::gelu},
+        {"gelu_new", Act::gelu_new}, {"gelu_fast", Act::gelu_new},   {"gelu_pytorch_tanh", Act::gelu_tanh},
+        {"relu", Act::relu},         {"quick_gelu", Act::quick_gelu}};
+    for (const auto& [spelling, kind] : known)
+        if (name == spelling) return kind;
+    config.unsupported(path, name, "silu, gelu, gelu_new, gelu_pytorch_tanh, relu, quick_gelu");
+}
+
+/// Query heads, key-value heads (0: as many) and features of a head (0: hidden / query).
+struct Heads {
+    std::int64_t query = 0, key_value = 0, dim = 0;
+};
+
+struct RopeScaling {
+    enum class Type { none, linear, llama3 } type = Type::none;
+    double factor = 1, low_freq_factor = 1, high_freq_factor = 4;
+    std::int64_t original_positions = 0;
+};
+
+/// Rotary position embedding; `dim` is the number of features of each head that rotate (0: all).
+struct Rope {
+    double theta = 10000;
+    std::int64_t dim = 0;
+    bool interleaved = false;
+    RopeScaling scaling = {};
+};
+
+/// Rope as a config gives it: `rope_theta` with `rope_scaling` (transformers 4), or `rope_parameters` (transformers 5).
+/// Refuses scalings other than none, linear and llama3 by name. head_dim is needed for `partial_rotary_factor`.
+inline Rope rope_of(const Config& config, std::int64_t head_dim, double default_theta = 10000) {
+    const bool nested = config.has("rope_parameters");
+    const auto table = config.at(nested ? "rope_parameters" : "rope_scaling");
+    Rope rope;
+    rope.theta = nested ? table.real("rope_theta", config.real("rope_theta", default_theta))
+                        : config.real("rope_theta", default_theta);
+    const double part = nested && table.has("partial_rotary_factor") ? table.real("partial_rotary_factor")
+                                                                     : config.real("partial_rotary_factor", 1.0);
+    rope.dim = static_cast<std::int64_t>(static_cast<double>(head_dim) * part);
+    if (!nested && !config.has("rope_scaling")) return rope;
+    const auto type = table.text("rope_type", table.text("type", "default"));
+    if (type == "default") return rope;
+    if (type != "linear" && type != "llama3") table.unsupported("rope_type", type, "default, linear, llama3");
+    rope.scaling.factor = table.real("factor");
+    rope.scaling.type = type == "linear" ? RopeScaling::Type::linear : RopeScaling::Type::llama3;
+    if (type == "llama3") {
+        rope.scaling.low_freq_factor = table.real("low_freq_factor");
+        rope.scaling.high_freq_factor = table.real("high_freq_factor");
+        rope.scaling.original_positions = table.count("original_max_position_embeddings");
+    }
+    return rope;
+}
+
+/// A value of the graph: its name and how many features it has.
+struct Value {
+    std::string name;
+    std::int64_t width = 0;
+};
+
+struct LinearOptions {
+    bool bias = false;
+    std::string_view role = {};    ///< q, k, v, o, qkv, gate, up, gate_up, down, fc1, fc2, project, head
+    std::string_view weight = {};  ///< tensor name when it is not `name` + ".weight" (tied embeddings)
+    bool transposed = false;       ///< the file holds [in, out]
+};
+
+/// A list of ops while it is written: prologue, one block, or epilogue of docs/graph.md. The parts of a model
+/// (parts.hpp) end up here; use it directly for what no part says. Names of modules are relative to the block.
+class Ops {
+public:
+    explicit Ops(std::string prefix) : prefix_(std::move(prefix)) {}
+
+    Value embedding(const Value& ids, std::string_view weight, std::int64_t rows, std::int64_t width,
+                    std::int64_t offset = 0) {
+        auto at = attributes();
+        detail::member(at, "weight", full(weight));
+        shape(at, rows, width);
+        detail::member(at, "offset", offset);
+        return add("embedding", {ids}, "embedded", width, std::move(at));
+    }
+    Value linear(const Value& in, std::string_view name, std::int64_t out, const LinearOptions& options = {}) {
+        auto at = attributes();
+        detail::member(at, "name", full(name));
+        shape(at, out, in.width);
+        if (options.bias) detail::member(at, "bias", true);
+        if (!options.role.empty()) detail::member(at, "role", options.role);
+        if (!options.weight.empty()) detail::member(at, "weight", options.weight);
+        if (options.transposed) detail::member(at, "transposed", true);
+        return add("linear", {in}, options.role.empty() ? "linear" : options.role, out, std::move(at));
+    }
+    Value rms_norm(const Value& in, std::string_view name, double eps, double offset = 0) {
+        auto at = norm(in, name, eps);
+        if (offset != 0) detail::member(at, "offset", offset);
+        return add("rms_norm", {in}, "normed", in.width, std::move(at));
+    }
+    Value layer_norm(const Value& in, std::string_view name, double eps, bool affine = true, bool bias = true) {
+        auto at = norm(in, name, eps);
+        detail::member(at, "affine", affine);
+        detail::member(at, "bias", affine && bias);
+        return add("layer_norm", {in}, "normed", in.width, std::move(at));
+    }
+    Value rope(const Value& in, std::int64_t heads, std::int64_t head_dim, const Rope& rope) {
+        auto at = attributes();
+        detail::member(at, "heads", heads);
+        detail::member(at, "head_dim", head_dim);
+        detail::member(at, "rotary_dim", rope.dim > 0 ? rope.dim : head_dim);
+        detail::member(at, "theta", rope.theta);
+        if (rope.interleaved) detail::member(at, "interleaved", true);
+        scaling(at, rope.scaling);
+        return add("rope", {in}, in.name + "_rotated", in.width, std::move(at));
+    }
+    Value attention(const Value& q, const Value& k, const Value& v, const Heads& heads, double scale,
+                    std::int64_t window = 0) {
+        auto at = attributes();
+        detail::member(at, "heads", heads.query);
+        detail::member(at, "kv_heads", heads.key_value);
+        detail::member(at, "head_dim", heads.dim);
+        detail::member(at, "scale", scale);
+        if (window > 0) detail::member(at, "window", window);
+        return add("attention", {q, k, v}, "attended", q.width, std::move(at));
+    }
+    Value activation(const Value& in, Act kind) {
+        auto at = attributes();
+        detail::member(at, "kind", detail_names::acts[static_cast<std::size_t>(kind)]);
+        return add("activation", {in}, "activated", in.width, std::move(at));
+    }
+    Value mul(const Value& a, const Value& b) { return add("mul", {a, b}, "product", a.width, attributes()); }
+    Value add(const Value& a, const Value& b) { return add("add", {a, b}, "sum", a.width, attributes()); }
+    Value scale(const Value& in, double factor) {
+        auto at = attributes();
+        detail::member(at, "value", factor);
+        return add("scale", {in}, "scaled", in.width, std::move(at));
+    }
+    std::vector<Value> split(const Value& in, const std::vector<std::int64_t>& sizes) {
+        auto at = attributes();
+        detail::member_list(at, "sizes", sizes);
+        std::vector<Value> out;
+        std::vector<std::string> names;
+        for (const auto size : sizes) names.push_back(out.emplace_back(Value{unique("part"), size}).name);
+        ops_.push_back({"split", {in.name}, names, true, std::move(at)});
+        return out;
+    }
+
+    /// Ends the list: `value` is called `name` from now on.
+    void finish(const Value& value, const std::string& name) {
+        const bool made = std::any_of(ops_.begin(), ops_.end(), [&](const Op& op) {
+            return std::find(op.out.begin(), op.out.end(), value.name) != op.out.end();
+        });
+        const auto last = made ? value : scale(value, 1);  // the end of an empty list is a copy of its start
+        for (auto& op : ops_) {
+            std::replace(op.in.begin(), op.in.end(), last.name, name);
+            std::replace(op.out.begin(), op.out.end(), last.name, name);
+        }
+    }
+    const std::string& prefix() const noexcept { return prefix_; }
+    std::string full(std::string_view name) const {
+        return prefix_.empty() ? std::string(name) : prefix_ + "." + std::string(name);
+    }
+    std::string json() const {
+        std::string out = "[";
+        for (const auto& op : ops_) {
+            if (out.size() > 1) out += ',';
+            std::string entry = "{";
+            detail::member(entry, "op", op.kind);
+            detail::member_list(entry, "in", op.in);
+            if (op.many)
+                detail::member_list(entry, "out", op.out);
+            else
+                detail::member(entry, "out", op.out.front());
+            out += entry + op.attributes + "}";
+        }
+        return out + "]";
+    }
+
+private:
+    struct Op {
+        std::string kind;
+        std::vector<std::string> in, out;
+        bool many;
+        std::string attributes;  ///< `,"key":value,…`
+    };
+
+    /// Starts with nothing, so that the first member brings its comma.
+    static std::string attributes() { return {}; }
+    static void shape(std::string& at, std::int64_t rows, std::int64_t columns) {
+        detail::member_list(at, "shape", std::vector{rows, columns});
+    }
+    std::string norm(const Value& in, std::string_view name, double eps) const {
+        auto at = attributes();
+        detail::member(at, "name", full(name));
+        detail::member(at, "size", in.width);
+        detail::member(at, "eps", eps);
+        return at;
+    }
+    static void scaling(std::string& at, const RopeScaling& scaling) {
+        if (scaling.type == RopeScaling::Type::none) return;
+        const bool llama3 = scaling.type == RopeScaling::Type::llama3;
+        std::string inner = "{";
+        detail::member(inner, "type", llama3 ? "llama3" : "linear");
+        detail::member(inner, "factor", scaling.factor);
+        if (llama3) {
+            detail::member(inner, "low_freq_factor", scaling.low_freq_factor);
+            detail::member(inner, "high_freq_factor", scaling.high_freq_factor);
+            detail::member(inner, "original_positions", scaling.original_positions);
+        }
+        at += ",\"scaling\":" + inner + "}";
+    }
+    std::string unique(std::string_view wish) {
+        const auto taken = [&](const std::string& name) {
+            return name == "x" || name == "y" || std::any_of(ops_.begin(), ops_.end(), [&](const Op& op) {
+                       return std::find(op.out.begin(), op.out.end(), name) != op.out.end();
+                   });
+        };
+        std::string name(wish);
+        for (int i = 2; taken(name); ++i) name = std::string(wish) + std::to_string(i);
+        return name;
+    }
+    Value add(std::string_view kind, const std::vector<Value>& in, std::string_view wish, std::int64_t width,
+              std::string at) {
+        Op op{std::string(kind), {}, {unique(wish)}, false, std::move(at)};
+        for (const auto& value : in) op.in.push_back(value.name);
+        ops_.push_back(std::move(op));
+        return {ops_.back().out.front(), width};
+    }
+
+    std::string prefix_;
+    std::vector<Op> ops_;
+};
+
+}  // namespace kerf::inline v1::arch
