@@ -7,7 +7,6 @@ namespace kerf::core {
 
 void States::declare(const std::string& name, std::int64_t features) {
     Slot slot{features, File::temporary(folder_)};
-    // The whole room at once: a full disk is found here, before any work, not in the middle of a block.
     slot.file.resize(std::uint64_t(units_.tokens() * features) * dtype_bytes(dtype_));
     slots_.insert_or_assign(name, std::move(slot));
 }

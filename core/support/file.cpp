@@ -9,6 +9,7 @@
 
 #include <array>
 #include <cerrno>
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <memory>
@@ -93,6 +94,10 @@ void File::append(std::string_view bytes) {
 
 void File::resize(std::uint64_t bytes) {
     if (::ftruncate(fd_, static_cast<off_t>(bytes)) != 0) system_error("resize", path_);
+    if (bytes == 0) return;
+    // Room for all of it now: a full disk is found before the work, not in the middle of it.
+    errno = ::posix_fallocate(fd_, 0, static_cast<off_t>(bytes));
+    if (errno != 0 && errno != EOPNOTSUPP && errno != EINVAL) system_error("make room for", path_);
 }
 
 void File::sync() {
@@ -148,6 +153,13 @@ void write_atomically(const std::filesystem::path& path, std::string_view conten
     }
     if (::rename(temporary.c_str(), path.c_str()) != 0) system_error("rename to", path);
     sync_folder(path.parent_path());
+}
+
+void replace_folder(const std::filesystem::path& from, const std::filesystem::path& to) {
+    const bool there = std::filesystem::exists(to);
+    const unsigned flags = there ? RENAME_EXCHANGE : RENAME_NOREPLACE;
+    if (::renameat2(AT_FDCWD, from.c_str(), AT_FDCWD, to.c_str(), flags) != 0) system_error("rename to", to);
+    sync_folder(to.parent_path());
 }
 
 void sync_folder(const std::filesystem::path& folder) {

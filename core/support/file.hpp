@@ -32,6 +32,7 @@ public:
     void read_at(std::uint64_t offset, std::span<std::byte> into) const;
     void write_at(std::uint64_t offset, std::span<const std::byte> bytes);
     void append(std::string_view bytes);
+    /// New bytes are zero and have their room on the disk.
     void resize(std::uint64_t bytes);
     /// Data and metadata on the disk before it returns.
     void sync();
@@ -66,6 +67,9 @@ std::string read_text(const std::filesystem::path& path, std::uint64_t limit = 6
 /// Writes a sibling temporary file, syncs it, renames it over `path`, syncs the folder: the old content or the new, never
 /// a part.
 void write_atomically(const std::filesystem::path& path, std::string_view content);
+
+/// Renames a folder onto a place that is free or holds another folder; the two then change places in one step.
+void replace_folder(const std::filesystem::path& from, const std::filesystem::path& to);
 
 /// Makes a rename or a new file in this folder durable.
 void sync_folder(const std::filesystem::path& folder);

@@ -1,0 +1,125 @@
+// SPDX-License-Identifier: Apache-2.0
+// Where a stage's memory goes, from the graph alone. The terms mirror what block_runner.cpp and evaluate.cpp hold at once; a
+// test compares the sum with the measured peak.
+#include <algorithm>
+#include <map>
+#include <set>
+
+#include "core/curvature/gram.hpp"
+#include "core/pipeline/block_runner.hpp"
+#include "core/pipeline/prepared.hpp"
+
+namespace kerf::core {
+namespace {
+
+/// Weights of a Program: everything but embedding tables, which are read by row.
+std::uint64_t program_bytes(const std::vector<Op>& ops, DType compute) {
+    const bool narrow = compute == DType::bf16 && has_bfloat16_hardware();
+    std::uint64_t sum = 0;
+    for (const auto& op : ops) {
+        if (op.kind == OpKind::linear) sum += std::uint64_t(op.rows * op.columns) * (narrow ? 2 : 4);
+        if (op.kind == OpKind::rms_norm || op.kind == OpKind::layer_norm) sum += std::uint64_t(op.rows) * 8;
+    }
+    return sum;
+}
+
+/// Floats per token that an op needs beside its inputs and its output.
+std::int64_t temporary_width(const Op& op, std::int64_t out) {
+    switch (op.kind) {
+        case OpKind::rms_norm: return 2 * out;
+        case OpKind::rope: return 0;
+        case OpKind::attention: return op.heads * op.head_dim * (op.kv_heads == op.heads ? 1 : 3);
+        default: return 0;
+    }
+}
+
+/// Largest number of features alive per token while the ops run one after the other.
+std::int64_t live_width(const std::vector<Op>& ops, std::int64_t input) {
+    std::map<std::string, std::int64_t> width{{"x", input}};
+    std::map<std::string, std::size_t> last;
+    for (std::size_t i = 0; i < ops.size(); ++i)
+        for (const auto& name : ops[i].in) last[name] = i;
+    std::int64_t largest = input;
+    for (std::size_t i = 0; i < ops.size(); ++i) {
+        const Op& op = ops[i];
+        std::int64_t made = 0;
+        for (std::size_t o = 0; o < op.out.size(); ++o) {
+            const std::int64_t features = op.kind == OpKind::split       ? op.sizes[o]
+                                          : op.kind == OpKind::embedding ? op.columns
+                                          : op.kind == OpKind::linear    ? op.rows
+                                                                         : width[op.in[0]];
+            width[op.out[o]] = features;
+            made += features;
+        }
+        std::int64_t alive = temporary_width(op, made);
+        for (const auto& [name, features] : width) alive += features;
+        largest = std::max(largest, alive);
+        for (const auto& name : op.in)
+            if (last[name] == i) width.erase(name);
+    }
+    return largest;
+}
+
+std::int64_t unit_length(std::int64_t length, std::int64_t samples) {
+    return std::min(std::max<std::int64_t>(1, Units::unit_tokens / std::max<std::int64_t>(1, length)), samples) * length;
+}
+
+std::uint64_t activation_bytes(const std::vector<Op>& ops, std::int64_t hidden, std::int64_t unit, DType compute, std::int64_t threads) {
+    // Widened bfloat16 products hold a float32 copy of an operand and of the result beside the values themselves.
+    const std::uint64_t bytes = compute == DType::bf16 && has_bfloat16_hardware() ? 2 : 4;
+    return std::uint64_t(threads * unit * (live_width(ops, hidden) + hidden)) * bytes;
+}
+
+/// compress(): the weight before, after, and their difference in float32, codes, what the method asked for, H and its factor.
+std::uint64_t compress_bytes(const InputGroup& group, bool gram) {
+    std::uint64_t largest = 0;
+    for (const Target* target : group.targets) {
+        const std::uint64_t elements = std::uint64_t(target->out * target->in);
+        largest = std::max(largest, elements * (gram ? 16 : 13) + elements + target->cost.scratch_bytes);
+    }
+    const std::uint64_t square = std::uint64_t(group.features * group.features);
+    return largest + (gram ? square * 4 * 3 : 0);
+}
+
+}  // namespace
+
+std::uint64_t stage_memory(const Model& model, const Stage& stage, DType compute, std::int64_t threads) {
+    std::uint64_t peak = 0;
+    const Graph& graph = model.graph();
+    for (std::size_t block = 0; block <= graph.blocks.size(); ++block) {
+        const auto targets = stage.in_block(block);
+        if (targets.empty() && block == graph.blocks.size()) continue;
+        const auto& ops = block_ops(graph, block);
+        const auto groups = input_groups(ops, targets);
+        const bool whole = stage.sequential == Sequential::block || stage.sequential == Sequential::none;
+        std::uint64_t grams = 0, compress = 0;
+        for (const auto& group : groups) {
+            const std::uint64_t one = stage.needs_gram ? GramAccumulator::memory(group.features) : 0;
+            grams = whole ? grams + one : std::max(grams, one);
+            compress = std::max(compress, compress_bytes(group, stage.needs_gram) + (whole && stage.needs_gram ? grams : 0));
+        }
+        if (!stage.windows) {
+            peak = std::max(peak, compress);
+            continue;
+        }
+        const std::int64_t unit = unit_length(stage.windows->length, stage.windows->samples);
+        const std::uint64_t run = grams + activation_bytes(ops, graph.hidden, unit, compute, threads);
+        peak = std::max(peak, program_bytes(ops, compute) + std::max(run, compress));
+    }
+    return peak;
+}
+
+std::uint64_t evaluation_memory(const Model& model, std::int64_t length, std::int64_t samples, bool with_reference, DType compute, std::int64_t threads) {
+    const Graph& graph = model.graph();
+    const std::int64_t unit = unit_length(length, samples);
+    std::uint64_t body = 0;
+    for (const auto& block : graph.blocks)
+        body = std::max(body, program_bytes(block.ops, compute) + activation_bytes(block.ops, graph.hidden, unit, compute, threads));
+    constexpr std::int64_t slice = 4096, token_record = 40;
+    const std::int64_t rows = std::min(slice, graph.vocabulary);
+    const int sides = with_reference ? 2 : 1;
+    const std::uint64_t head = std::uint64_t(sides) * std::uint64_t(rows * graph.hidden * 4 + threads * unit * (rows + 2 * graph.hidden) * 4);
+    return std::max(body, head) + std::uint64_t(sides * samples * length * token_record);
+}
+
+}  // namespace kerf::core

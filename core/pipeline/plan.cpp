@@ -1,0 +1,208 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <algorithm>
+#include <fstream>
+#include <set>
+
+#include "core/curvature/gram.hpp"
+#include "core/linalg/linalg.hpp"
+#include "core/pipeline/block_runner.hpp"
+#include "core/pipeline/prepared.hpp"
+#include "core/support/error.hpp"
+#include "core/support/parallel.hpp"
+
+namespace kerf::core {
+namespace {
+
+using nlohmann::json;
+
+std::uint64_t status_line(const char* key) {
+    std::ifstream status("/proc/self/status");
+    for (std::string line; std::getline(status, line);)
+        if (line.starts_with(key)) return std::stoull(line.substr(std::string_view(key).size())) * 1024;
+    return 0;
+}
+
+/// FLOPs of one stage: forward passes, Grams, factors, and the method itself.
+double stage_flops(const Model& model, const Stage& stage) {
+    double sum = 0;
+    for (const auto& target : stage.targets) sum += target.cost.flops;
+    if (!stage.windows) return sum;
+    const std::int64_t length = stage.windows->length, tokens = stage.windows->samples * length;
+    std::size_t last = 0;
+    for (const auto& target : stage.targets) last = std::max(last, target.block);
+    for (std::size_t block = 0; block <= last; ++block) {
+        const auto& ops = block_ops(model.graph(), block);
+        double forward = 0;
+        for (const auto& op : ops) forward += op_flops(op, tokens, length);
+        const auto groups = input_groups(ops, stage.in_block(block));
+        const bool twice = stage.sequential == Sequential::block && block != last;
+        if (block == last && stage.sequential != Sequential::block && !groups.empty()) {
+            forward = 0;  // nothing is needed past the last input
+            for (std::size_t i = 0; i < groups.back().first_op; ++i) forward += op_flops(ops[i], tokens, length);
+        }
+        sum += twice ? 2 * forward : forward;
+        for (const auto& group : groups) {
+            const double n = double(group.features);
+            sum += n * n * double(tokens) + 2.0 / 3.0 * n * n * n;
+        }
+    }
+    return sum;
+}
+
+double evaluation_flops(const Prepared& prepared, const Recipe& recipe) {
+    double tokens = 0;
+    for (const auto& [name, windows] : prepared.evaluation) tokens += double(windows.samples * windows.length);
+    const int models = 1 + (recipe.evaluation.before || recipe.evaluation.kl ? 1 : 0);
+    return tokens * 2 * double(prepared.model.parameters()) * models;
+}
+
+/// What calibration states take on the disk: a block's input and output and the widest set of values between two pieces.
+std::uint64_t state_bytes(const Model& model, const Stage& stage, DType compute) {
+    if (!stage.windows) return 0;
+    std::int64_t widest = 0;
+    for (const auto& block : model.graph().blocks) {
+        std::int64_t sum = 0;
+        for (const auto& op : block.ops)
+            if (op.kind == OpKind::linear) sum += op.rows;
+        widest = std::max(widest, sum);
+    }
+    return std::uint64_t(stage.windows->samples * stage.windows->length) * std::uint64_t(2 * model.graph().hidden + widest) * dtype_bytes(compute);
+}
+
+std::map<std::string, Windows> evaluation_texts(const Recipe& recipe, const Model& model) {
+    std::map<std::string, Windows> out;
+    std::unique_ptr<Tokenizer> tokenizer;
+    for (const auto& spec : recipe.evaluation.perplexity) {
+        if (spec.text.source != "tokens" && !tokenizer) tokenizer = Tokenizer::open(model.folder());
+        Windows windows = evaluation_windows(spec.text, tokenizer.get(), model.graph().vocabulary);
+        model.check_length(windows.length, "evaluation " + spec.name);
+        out.insert_or_assign(spec.name, std::move(windows));
+    }
+    return out;
+}
+
+PlannedStage plan_stage(const Model& model, const Stage& stage, const OutputLayout& layout, DType compute) {
+    PlannedStage out;
+    out.method = stage.method_id;
+    for (const auto& target : stage.targets)
+        out.linears.push_back({target.name, target.out, target.in, target.cost.bits_per_weight, layout.linear_bytes(target.name)});
+    out.flops = stage_flops(model, stage);
+    out.disk_bytes = state_bytes(model, stage, compute);
+    out.tokens = stage.windows ? stage.windows->samples * stage.windows->length : 0;
+    return out;
+}
+
+/// Peak of each stage and of the evaluation with `threads` threads, and the largest of them.
+std::uint64_t plan_memory(const Recipe& recipe, const Prepared& prepared, std::int64_t threads, std::vector<PlannedStage>* stages) {
+    const DType compute = recipe.model.compute;
+    const std::uint64_t idle = resident_bytes();
+    std::uint64_t peak = idle;
+    for (std::size_t i = 0; i < prepared.stages.size(); ++i) {
+        const std::uint64_t bytes = idle + stage_memory(prepared.model, prepared.stages[i], compute, threads);
+        if (stages) (*stages)[i].peak_bytes = bytes;
+        peak = std::max(peak, bytes);
+    }
+    for (const auto& [name, windows] : prepared.evaluation)
+        peak = std::max(peak, idle + evaluation_memory(prepared.model, windows.length, windows.samples, recipe.evaluation.kl, compute, threads));
+    return peak;
+}
+
+/// Fewer threads need less memory and change no byte of the result: the first thing to give when a budget is tight.
+void hold_budget(const Recipe& recipe, Prepared& prepared) {
+    Plan& plan = prepared.plan;
+    plan.peak_bytes = plan_memory(recipe, prepared, threads(), &plan.stages);
+    plan.minimum_bytes = plan_memory(recipe, prepared, 1, nullptr);
+    const std::uint64_t budget = recipe.model.memory_budget;
+    if (budget == 0) return;
+    if (budget < plan.minimum_bytes)
+        bad_input(recipe.file.string(), ": model.memory = ", format_bytes(double(budget)), " is too little: this recipe needs at least ",
+                  format_bytes(double(plan.minimum_bytes)));
+    for (int count = threads(); count > 1 && plan.peak_bytes > budget; --count) {
+        set_threads(count - 1);
+        plan.peak_bytes = plan_memory(recipe, prepared, threads(), &plan.stages);
+    }
+}
+
+}  // namespace
+
+std::uint64_t resident_bytes() { return status_line("VmRSS:"); }
+std::uint64_t peak_resident_bytes() { return status_line("VmHWM:"); }
+
+OutputLayout layout_of(const Recipe& recipe, const Prepared& prepared, std::size_t index, const Model& model) {
+    const bool last = index + 1 >= prepared.stages.size();
+    const Stage* stage = index < prepared.stages.size() ? &prepared.stages[index] : nullptr;
+    OutputLayout::Options options;
+    options.shard_bytes = recipe.output.shard_bytes;
+    options.keep_exact = !last;
+    if (last) {
+        options.format = recipe.output.format;
+        options.dtype = recipe.output.dtype;
+    }
+    return OutputLayout(model, prepared.model, stage, options);
+}
+
+Prepared prepare(const Recipe& recipe, const Components& components) {
+    Prepared out{Model::open(recipe.model.path, components), {}, {}, {}};
+    if (recipe.output.format == "gptq" && recipe.stages.empty())
+        bad_input(recipe.file.string(), ": output.format = \"gptq\" needs a stage that quantises to integer codes (gptq, rtn)");
+    for (std::size_t i = 0; i < recipe.stages.size(); ++i) {
+        const bool last = i + 1 == recipe.stages.size();
+        out.stages.push_back(resolve_stage(recipe, i, out.model, components, last ? recipe.output.format : std::string()));
+    }
+    out.evaluation = evaluation_texts(recipe, out.model);
+
+    Plan& plan = out.plan;
+    for (const auto& file : out.model.checkpoint().files()) plan.input_bytes += std::filesystem::file_size(file);
+    const std::size_t passes = std::max<std::size_t>(1, out.stages.size());
+    for (std::size_t i = 0; i < passes; ++i) {
+        const OutputLayout layout = layout_of(recipe, out, i, out.model);
+        if (i < out.stages.size()) {
+            plan.stages.push_back(plan_stage(out.model, out.stages[i], layout, recipe.model.compute));
+            plan.flops += plan.stages.back().flops;
+        }
+        const std::uint64_t states = i < plan.stages.size() ? plan.stages[i].disk_bytes : 0;
+        plan.disk_bytes = std::max(plan.disk_bytes, layout.shards().total_bytes() * (passes > 1 ? 2 : 1) + states);
+        plan.output_bytes = layout.shards().total_bytes();
+    }
+    plan.flops += evaluation_flops(out, recipe);
+    plan.parameters_before = plan.parameters_after = out.model.parameters();
+    hold_budget(recipe, out);
+    return out;
+}
+
+Plan make_plan(const Recipe& recipe, const Components& components) {
+    Plan plan = prepare(recipe, components).plan;
+    // Matrix products reach their peak rate; what lies between them costs about as much again as half of that.
+    constexpr double overhead = 1.5, measuring_seconds = 0.1;
+    plan.seconds = overhead * plan.flops / linalg::measured_gemm_rate(measuring_seconds);
+    return plan;
+}
+
+json plan_json(const Plan& plan) {
+    json stages = json::array();
+    for (const auto& stage : plan.stages) {
+        json linears = json::array();
+        for (const auto& linear : stage.linears)
+            linears.push_back({{"name", linear.name},
+                               {"shape", {linear.out_features, linear.in_features}},
+                               {"bits", linear.bits_per_weight},
+                               {"output_bytes", linear.output_bytes}});
+        stages.push_back({{"method", stage.method},
+                          {"linears", linears},
+                          {"flops", stage.flops},
+                          {"peak_bytes", stage.peak_bytes},
+                          {"disk_bytes", stage.disk_bytes},
+                          {"tokens", stage.tokens}});
+    }
+    return {{"stages", stages},
+            {"input_bytes", plan.input_bytes},
+            {"output_bytes", plan.output_bytes},
+            {"peak_bytes", plan.peak_bytes},
+            {"minimum_bytes", plan.minimum_bytes},
+            {"disk_bytes", plan.disk_bytes},
+            {"flops", plan.flops},
+            {"seconds", plan.seconds},
+            {"parameters", {{"before", plan.parameters_before}, {"after", plan.parameters_after}}}};
+}
+
+}  // namespace kerf::core

@@ -1,0 +1,34 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <map>
+#include <memory>
+#include <vector>
+
+#include "core/pipeline/output.hpp"
+#include "core/pipeline/run.hpp"
+
+namespace kerf::core {
+
+/// A recipe whose every part has been checked: what plan and run both start from.
+struct Prepared {
+    Model model;
+    std::vector<Stage> stages;
+    std::map<std::string, Windows> evaluation;  ///< by name
+    Plan plan;
+};
+
+/// Everything that can be wrong is found here, before anything is written: recipe, model, plugins, options, texts, budget.
+Prepared prepare(const Recipe& recipe, const Components& components);
+
+/// The layout of stage `index` (or, for recipes without stages, of the copy) over the model that it starts from.
+OutputLayout layout_of(const Recipe& recipe, const Prepared& prepared, std::size_t index, const Model& model);
+
+/// Peak resident memory of a stage, and of an evaluation, in bytes beyond what the process holds when idle.
+std::uint64_t stage_memory(const Model& model, const Stage& stage, DType compute, std::int64_t threads);
+std::uint64_t evaluation_memory(const Model& model, std::int64_t length, std::int64_t samples, bool with_reference, DType compute, std::int64_t threads);
+/// Resident bytes of this process now, and its peak so far.
+std::uint64_t resident_bytes();
+std::uint64_t peak_resident_bytes();
+
+}  // namespace kerf::core

@@ -1,0 +1,389 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "core/pipeline/run.hpp"
+
+#include <chrono>
+
+#include "core/eval/evaluate.hpp"
+#include "core/pipeline/block_runner.hpp"
+#include "core/pipeline/journal.hpp"
+#include "core/pipeline/prepared.hpp"
+#include "core/support/error.hpp"
+#include "core/version.hpp"
+#include "kerf/abi.h"
+
+namespace kerf::core {
+namespace {
+
+using nlohmann::json;
+namespace fs = std::filesystem;
+
+double seconds_since(std::chrono::steady_clock::time_point start) {
+    return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+/// Progress of a whole run in FLOPs, handed on with the phase that it is in.
+class Meter {
+public:
+    Meter(const Observer& observer, double total) : observer_(observer), total_(total) {}
+    void phase(std::string name) { phase_ = std::move(name); }
+    void detail(std::string name) { detail_ = std::move(name); }
+    void add(double flops) {
+        done_ = std::min(total_, done_ + flops);
+        if (observer_.progress) observer_.progress(phase_, detail_, done_, total_);
+    }
+    void check_cancelled() const {
+        if (observer_.cancelled && observer_.cancelled()) throw Error(Fault::cancelled, "interrupted");
+    }
+    void log(int level, const std::string& message) const {
+        if (observer_.log) observer_.log(level, message);
+    }
+
+private:
+    const Observer& observer_;
+    double total_, done_ = 0;
+    std::string phase_, detail_;
+};
+
+json perplexity_json(const Perplexity& figure) {
+    return {{"value", figure.value}, {"standard_error", figure.standard_error}, {"tokens", figure.tokens}, {"windows", figure.windows}};
+}
+
+/// The unfinished output beside its final place.
+fs::path partial_folder(const fs::path& output) {
+    fs::path folder = output;
+    if (!folder.has_filename()) folder = folder.parent_path();
+    return folder.string() + ".partial";
+}
+
+class Run {
+public:
+    Run(const Recipe& recipe, const Components& components, bool resume, const Observer& observer)
+        : recipe_(recipe), components_(components), prepared_(prepare(recipe, components)), resume_(resume),
+          meter_(observer, prepared_.plan.flops), partial_(partial_folder(recipe.output.path)) {}
+
+    json execute() {
+        const auto started = std::chrono::steady_clock::now();
+        provenance_ = provenance();
+        if (auto report = already_complete()) return *report;
+        claim_folder();
+        try {
+            work();
+        } catch (const Error& error) {
+            // An interrupted run can go on later; one that failed leaves nothing.
+            if (error.fault() != Fault::cancelled) remove_partial();
+            throw;
+        } catch (...) {
+            remove_partial();
+            throw;
+        }
+        report_["seconds"] = seconds_since(started);
+        report_["peak_bytes"] = peak_resident_bytes();
+        publish();
+        return report_;
+    }
+
+private:
+    std::optional<json> already_complete() const;
+    void claim_folder();
+    void remove_partial() const {
+        std::error_code ignored;
+        fs::remove_all(partial_, ignored);
+    }
+    json identity() const;
+    json provenance() const;
+    void work();
+    void evaluate_before();
+    Model run_stage(std::size_t index, const Model& input);
+    void run_blocks(std::size_t index, const Model& input, const OutputLayout& layout, const fs::path& folder);
+    void copy_outside(std::size_t index, ResultWriter& writer, const OutputLayout& layout);
+    BlockRunner::Hooks hooks(ResultWriter& writer, json& linears);
+    Model finish_block_states(std::size_t index, const Model& input, const fs::path& folder) const;
+    void evaluate_after(const Model& result);
+    void write_side_files(const OutputLayout& layout);
+    void publish();
+
+    const Recipe& recipe_;
+    const Components& components_;
+    Prepared prepared_;
+    bool resume_;
+    Meter meter_;
+    fs::path partial_;
+    std::optional<Journal> journal_;
+    json provenance_, report_;
+};
+
+/// --resume after a run whose last steps alone were missing, or none at all: its report, once what it left is tidied up.
+std::optional<json> Run::already_complete() const {
+    const fs::path& output = recipe_.output.path;
+    std::error_code status;
+    if (!resume_ || fs::exists(partial_ / "journal.jsonl", status) || !fs::exists(output / "kerf.json", status)) return {};
+    const json kerf = read_json(output / "kerf.json");
+    if (kerf.value("provenance", json::object()) != provenance_) return {};
+    fs::remove(output / "journal.jsonl", status);
+    remove_partial();
+    meter_.log(KERF_LOG_INFO, text(output.string(), ": is complete already"));
+    return read_json(output / "report.json");
+}
+
+void Run::claim_folder() {
+    const fs::path& output = recipe_.output.path;
+    std::error_code status;
+    const bool there = fs::exists(partial_ / "journal.jsonl", status);
+    if (fs::exists(output, status) && !recipe_.output.overwrite)
+        bad_input(output.string(), ": is there already; choose another output.path or set output.overwrite = true");
+    if (!resume_ && there && !recipe_.output.overwrite)
+        bad_input(partial_.string(), ": an unfinished run is there; add --resume to go on with it, or remove that folder");
+    if (resume_ && there) {
+        journal_ = Journal::reopen(partial_ / "journal.jsonl", identity());
+        return;
+    }
+    remove_partial();
+    fs::create_directories(partial_, status);
+    if (status) bad_environment(partial_.string(), ": cannot create the output folder: ", status.message());
+    try {
+        journal_ = Journal::create(partial_ / "journal.jsonl", identity());
+    } catch (...) {
+        remove_partial();
+        throw;
+    }
+}
+
+json Run::identity() const {
+    const std::string recipe = recipe_.text;
+    return {{"version of kerf", version()}, {"recipe", sha256(std::as_bytes(std::span(recipe)))}, {"input or plugin", provenance_["inputs"]}};
+}
+
+json Run::provenance() const {
+    json inputs = json::object();
+    for (const auto& file : prepared_.model.checkpoint().files()) inputs[file.filename().string()] = sha256_file(file);
+    inputs["config.json"] = sha256_file(prepared_.model.folder() / "config.json");
+    json plugins = json::object();
+    for (const auto& stage : prepared_.stages) plugins[stage.method->plugin] = {{"version", stage.method->version}, {"sha256", sha256_file(stage.method->file)}};
+    const auto& adapter = prepared_.model.adapter();
+    plugins[adapter.plugin] = {{"version", adapter.version}, {"sha256", sha256_file(adapter.file)}};
+    json seeds = json::array();
+    for (const auto& stage : prepared_.stages)
+        if (stage.windows) seeds.push_back({{"stage", stage.method_id}, {"tokens_sha256", stage.windows->sha256}, {"samples", stage.windows->samples}, {"length", stage.windows->length}});
+    return {{"kerf", version()}, {"recipe", recipe_.text}, {"inputs", {{"files", inputs}, {"plugins", plugins}}}, {"calibration", seeds}};
+}
+
+void Run::work() {
+    report_ = {{"kerf", version()}, {"model", prepared_.model.folder().string()}, {"output", recipe_.output.path.string()}};
+    report_["before"] = json::object();
+    report_["after"] = json::object();
+    report_["stages"] = json::array();
+    report_["parameters"] = {{"before", prepared_.plan.parameters_before}, {"after", prepared_.plan.parameters_after}};
+    report_["bytes"] = {{"before", prepared_.plan.input_bytes}, {"after", prepared_.plan.output_bytes}};
+    if (recipe_.evaluation.before && !recipe_.evaluation.kl) evaluate_before();
+
+    Model current = prepared_.model;
+    const std::size_t passes = std::max<std::size_t>(1, prepared_.stages.size());
+    for (std::size_t index = 0; index < passes; ++index) {
+        Model next = run_stage(index, current);
+        current = std::move(next);
+        std::error_code ignored;
+        if (index > 0) fs::remove_all(partial_ / text("stage-", index - 1), ignored);
+    }
+    evaluate_after(current);
+}
+
+void Run::evaluate_before() {
+    meter_.phase("evaluate before");
+    for (const auto& [name, windows] : prepared_.evaluation) {
+        json figure;
+        if (const json* known = journal_->find("before " + name, -1, -1)) {
+            figure = (*known)["figure"];
+        } else {
+            meter_.detail(name);
+            const double flops_a_token = double(prepared_.model.parameters()) * 2 / double(prepared_.model.graph().blocks.size() + 1);
+            figure = perplexity_json(evaluate(prepared_.model, nullptr, windows, recipe_.model.compute, partial_, [&](std::int64_t tokens) {
+                                         meter_.check_cancelled();
+                                         meter_.add(double(tokens) * flops_a_token);
+                                     }).model);
+            journal_->add({{"kind", "before " + name}, {"figure", figure}});
+        }
+        report_["before"]["perplexity"][name] = figure;
+    }
+}
+
+Model Run::run_stage(std::size_t index, const Model& input) {
+    const auto started = std::chrono::steady_clock::now();
+    const bool last = index + 1 >= prepared_.stages.size();
+    const fs::path folder = last ? partial_ : partial_ / text("stage-", index);
+    if (!last) fs::create_directories(folder);
+    const OutputLayout layout = layout_of(recipe_, prepared_, index, input);
+    if (last) write_side_files(layout);
+    else write_atomically(folder / "config.json", input.config().dump());
+    run_blocks(index, input, layout, folder);
+    if (index < prepared_.stages.size()) {
+        const Stage& stage = prepared_.stages[index];
+        json linears = json::array();
+        for (std::int64_t block = 0; block <= std::int64_t(input.graph().blocks.size()); ++block)
+            if (const json* entry = journal_->find("block", std::int64_t(index), block))
+                for (const auto& linear : entry->value("linears", json::array())) linears.push_back(linear);
+        report_["stages"].push_back({{"method", stage.method_id},
+                                     {"version", stage.method->version},
+                                     {"options", stage.options},
+                                     {"seconds", seconds_since(started)},
+                                     {"peak_bytes", peak_resident_bytes()},
+                                     {"linears", linears}});
+    }
+    return input.with_weights(Checkpoint::open(folder));
+}
+
+void Run::copy_outside(std::size_t index, ResultWriter& writer, const OutputLayout& layout) {
+    constexpr std::int64_t outside = -2;
+    if (journal_->find("block", std::int64_t(index), outside)) return;
+    writer.write_copied(layout.outside());
+    writer.sync();
+    journal_->add({{"kind", "block"}, {"stage", index}, {"block", outside}, {"checksums", writer.checksums()}});
+}
+
+BlockRunner::Hooks Run::hooks(ResultWriter& writer, json& linears) {
+    return {.made =
+                [this, &writer, &linears](const Target& target, const Compressed& made) {
+                    writer.write_linear(target, made);
+                    json line{{"name", target.name}, {"shape", {target.out, target.in}}};
+                    for (const auto& [key, value] : made.metrics) line[key] = value;
+                    line["rss_bytes"] = resident_bytes();
+                    File metrics = File::open(partial_ / "metrics.jsonl", fs::exists(partial_ / "metrics.jsonl") ? File::Mode::read_write : File::Mode::write_new);
+                    metrics.append(line.dump() + "\n");
+                    linears.push_back(std::move(line));
+                    meter_.detail(target.name);
+                },
+            .progress = [this](double flops) { meter_.add(flops); },
+            .log = [this](int level, const std::string& message) { meter_.log(level, message); },
+            .check_cancelled = [this] { meter_.check_cancelled(); }};
+}
+
+void Run::run_blocks(std::size_t index, const Model& input, const OutputLayout& layout, const fs::path& folder) {
+    const bool any_stage = index < prepared_.stages.size();
+    const Stage* stage = any_stage ? &prepared_.stages[index] : nullptr;
+    const std::size_t blocks = input.graph().blocks.size();
+    meter_.phase(stage ? stage->method_id : "copy");
+    ResultWriter writer(layout, input, folder, journal_->find("block", std::int64_t(index), -2) != nullptr);
+    copy_outside(index, writer, layout);
+
+    const bool data = stage && stage->needs_gram;
+    std::optional<Units> units;
+    std::optional<States> states;
+    if (data) {
+        units.emplace(*stage->windows);
+        states.emplace(*units, partial_, recipe_.model.compute);
+        embed_all(input, *units, recipe_.model.compute, *states);
+    }
+    std::size_t last_with_target = 0;
+    for (const auto& target : stage ? stage->targets : std::vector<Target>()) last_with_target = std::max(last_with_target, target.block);
+
+    for (std::size_t block = 0; block <= blocks; ++block) {
+        const bool epilogue = block == blocks;
+        if (epilogue && (!stage || stage->in_block(block).empty())) break;
+        meter_.check_cancelled();
+        if (journal_->find("block", std::int64_t(index), std::int64_t(block))) {
+            // Finished by an earlier run: its output is computed again from the weights on disk (from the dense ones where
+            // that is what later blocks are to see).
+            if (data && block < last_with_target) {
+                const bool dense = stage->sequential == Sequential::none;
+                const Model done = dense ? input : input.with_weights(Checkpoint::open(folder));
+                run_block(done, block, *units, recipe_.model.compute, *states, {});
+            }
+            continue;
+        }
+        json linears = json::array();
+        const auto block_hooks = hooks(writer, linears);
+        const auto known = writer.checksums();
+        if (stage) {
+            BlockRunner runner(input, *stage, block, layout, block_hooks);
+            if (!data) runner.compress_without_data();
+            else if (block <= last_with_target) runner.run(*units, *states, recipe_.model.compute, block == last_with_target);
+        }
+        if (!epilogue) writer.write_copied(block);
+        writer.sync();
+        json checksums = json::object();
+        for (const auto& [name, sum] : writer.checksums())
+            if (!known.contains(name)) checksums[name] = sum;
+        journal_->add({{"kind", "block"}, {"stage", index}, {"block", block}, {"linears", linears}, {"checksums", checksums}});
+    }
+}
+
+void Run::evaluate_after(const Model& result) {
+    meter_.phase("evaluate");
+    const Model* reference = recipe_.evaluation.kl ? &prepared_.model : nullptr;
+    for (const auto& [name, windows] : prepared_.evaluation) {
+        meter_.detail(name);
+        const double flops_a_token = double(result.parameters()) * 2 / double(result.graph().blocks.size() + 1);
+        const Evaluated figures = evaluate(result, reference, windows, recipe_.model.compute, partial_, [&](std::int64_t tokens) {
+            meter_.check_cancelled();
+            meter_.add(double(tokens) * flops_a_token);
+        });
+        report_["after"]["perplexity"][name] = perplexity_json(figures.model);
+        if (!reference) continue;
+        report_["before"]["perplexity"][name] = perplexity_json(figures.reference);
+        report_["kl"][name] = figures.agreement.kl;
+        report_["kl_standard_error"][name] = figures.agreement.kl_standard_error;
+        report_["top1_agreement"][name] = figures.agreement.top1;
+    }
+}
+
+void Run::write_side_files(const OutputLayout& layout) {
+    write_atomically(partial_ / "config.json", output_config(prepared_.model, layout).dump(2) + "\n");
+    if (const auto settings = layout.quantization_config(); !settings.is_null())
+        write_atomically(partial_ / "quantize_config.json", settings.dump(2) + "\n");
+    copy_side_files(prepared_.model.folder(), partial_);
+}
+
+void Run::publish() {
+    json checksums = json::object();
+    const std::size_t last = std::max<std::size_t>(1, prepared_.stages.size()) - 1;
+    for (const auto& entry : journal_->entries())
+        if (entry.value("kind", "") == "block" && entry.value("stage", std::size_t{0}) == last) checksums.update(entry["checksums"]);
+    const json kerf{{"kerf", version()}, {"graph", graph_json(prepared_.model.graph())}, {"provenance", provenance_}, {"crc32", checksums}};
+    write_atomically(partial_ / "kerf.json", kerf.dump(1) + "\n");
+    report_["provenance"] = provenance_;
+    write_report(report_, partial_);
+    sync_folder(partial_);
+
+    // One rename makes the result appear. The journal goes last: as long as it is there, --resume knows what is left to do.
+    const fs::path& output = recipe_.output.path;
+    replace_folder(partial_, output);
+    fs::remove(output / "journal.jsonl");
+    journal_.reset();
+    remove_partial();
+}
+
+}  // namespace
+
+json run_recipe(const Recipe& recipe, const Components& components, bool resume, const Observer& observer) {
+    return Run(recipe, components, resume, observer).execute();
+}
+
+json evaluate_model(const EvalRequest& request, const Components& components, const Observer& observer) {
+    const auto started = std::chrono::steady_clock::now();
+    const Model model = Model::open(request.model, components);
+    std::optional<Model> reference;
+    if (!request.reference.empty()) reference = Model::open(request.reference, components);
+    std::unique_ptr<Tokenizer> tokenizer;
+    json out{{"model", request.model.string()}, {"perplexity", json::object()}};
+    for (const auto& spec : request.perplexity) {
+        if (spec.text.source != "tokens" && !tokenizer) tokenizer = Tokenizer::open(model.folder());
+        const Windows windows = evaluation_windows(spec.text, tokenizer.get(), model.graph().vocabulary);
+        model.check_length(windows.length, spec.name);
+        const double total = double(windows.samples * windows.length) * double(model.graph().blocks.size() + 1) * (reference ? 2 : 1);
+        double done = 0;
+        const Evaluated figures = evaluate(model, reference ? &*reference : nullptr, windows, request.compute, fs::temp_directory_path(), [&](std::int64_t tokens) {
+            if (observer.cancelled && observer.cancelled()) throw Error(Fault::cancelled, "interrupted");
+            done += double(tokens);
+            if (observer.progress) observer.progress("evaluate", spec.name, std::min(done, total), total);
+        });
+        out["perplexity"][spec.name] = perplexity_json(figures.model);
+        if (!reference) continue;
+        out["reference"][spec.name] = perplexity_json(figures.reference);
+        out["kl"][spec.name] = figures.agreement.kl;
+        out["kl_standard_error"][spec.name] = figures.agreement.kl_standard_error;
+        out["top1_agreement"][spec.name] = figures.agreement.top1;
+    }
+    out["seconds"] = seconds_since(started);
+    return out;
+}
+
+}  // namespace kerf::core
