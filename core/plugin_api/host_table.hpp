@@ -36,8 +36,8 @@ void check_call(std::string_view doing, const auto& function) {
 /// For a host function that a plugin called: fills `error` from the exception in flight and gives the code to return.
 kerf_code report_exception(kerf_error* error) noexcept;
 
-/// options of one method instance: the schema's defaults with `given` over them, everything checked (type, range, choice,
-/// unknown names with the nearest known one). `where` names file and line. Error(input).
+/// options of one method instance: the schema's defaults with `given` over them, everything checked (type, range,
+/// choice, unknown names with the nearest known one). `where` names file and line. Error(input).
 nlohmann::json validate_options(std::string_view schema, const nlohmann::json& given, std::string_view method,
                                 const std::map<std::string, std::string>& where);
 

@@ -14,6 +14,14 @@ function(kerf_add_plugin name)
     endif()
     add_library(${name} MODULE ${arg_SOURCES})
     target_link_libraries(${name} PRIVATE kerf::sdk ${arg_LINK})
+    # Asked of the files that there are: a plugin in C alone needs no C++ compiler.
+    foreach(file IN LISTS arg_SOURCES)
+        if(file MATCHES "\\.c$")
+            target_compile_features(${name} PRIVATE c_std_11)
+        else()
+            target_compile_features(${name} PRIVATE cxx_std_20)
+        endif()
+    endforeach()
     set_target_properties(${name} PROPERTIES
         PREFIX "kerf-" SUFFIX ".so"
         POSITION_INDEPENDENT_CODE ON
