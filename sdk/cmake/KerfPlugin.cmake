@@ -5,9 +5,8 @@
 # into the manifest.
 # Variables: KERF_PLUGIN_OUTPUT_DIRECTORY (where the file is built), KERF_PLUGIN_INSTALL_DIR (default lib/kerf, where an
 # installed kerf looks).
-set(KERF_PLUGIN_VERSION_SCRIPT "${CMAKE_CURRENT_LIST_DIR}/kerf-plugin.map")
-
 function(kerf_add_plugin name)
+    set(exports "${CMAKE_CURRENT_FUNCTION_LIST_DIR}/kerf-plugin.map")
     cmake_parse_arguments(arg "TORCH" "" "SOURCES;LINK" ${ARGN})
     if(NOT arg_SOURCES OR arg_UNPARSED_ARGUMENTS)
         message(FATAL_ERROR "kerf_add_plugin(${name}): SOURCES file... [LINK library...] [TORCH] is what it takes")
@@ -26,10 +25,10 @@ function(kerf_add_plugin name)
         PREFIX "kerf-" SUFFIX ".so"
         POSITION_INDEPENDENT_CODE ON
         C_VISIBILITY_PRESET hidden CXX_VISIBILITY_PRESET hidden VISIBILITY_INLINES_HIDDEN ON
-        LINK_DEPENDS "${KERF_PLUGIN_VERSION_SCRIPT}")
+        LINK_DEPENDS "${exports}")
     # No fused multiply-add behind the author's back: the same source gives the same bytes whatever the compiler.
     target_compile_options(${name} PRIVATE -ffp-contract=off $<$<COMPILE_LANG_AND_ID:CXX,GNU>:-fno-gnu-unique>)
-    target_link_options(${name} PRIVATE "LINKER:--version-script=${KERF_PLUGIN_VERSION_SCRIPT}")
+    target_link_options(${name} PRIVATE "LINKER:--version-script=${exports}")
     if(arg_TORCH)
         target_compile_definitions(${name} PRIVATE KERF_PLUGIN_USES_TORCH)
         if(TARGET LibTorch::LibTorch)

@@ -23,6 +23,8 @@ public:
         const auto kind = table_->kind(values_, full(path));
         return kind != KERF_VALUE_ABSENT && kind != KERF_VALUE_NULL;
     }
+    /// Whether the key is there at all, be it null.
+    bool mentions(std::string_view path) const { return table_->kind(values_, full(path)) != KERF_VALUE_ABSENT; }
     bool is_table(std::string_view path) const { return table_->kind(values_, full(path)) == KERF_VALUE_TABLE; }
     bool is_list(std::string_view path) const { return table_->kind(values_, full(path)) == KERF_VALUE_LIST; }
     std::int64_t size(std::string_view path) const { return table_->size(values_, full(path)); }
