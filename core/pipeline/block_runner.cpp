@@ -41,6 +41,31 @@ double squared_norm(const std::vector<float>& values) {
     return sum;
 }
 
+/// One compress() call through the ABI.
+Compressed run_method(const Target& target, const std::vector<float>& weight, Curvature* curvature, const BlockRunner::Hooks& hooks) {
+    kerf_job job;
+    job.log = hooks.log;
+    kerf_layer layer;
+    layer.name = target.name;
+    layer.out = target.out;
+    layer.in = target.in;
+    layer.weight = weight.data();
+    layer.curvature = curvature;
+    target.method->compress(&job, &layer);
+    if (!layer.replacement)
+        throw Error(Fault::internal, text(target.name, ": ", target.method->method().id, " returned without replacing the weight"));
+    Replacement& made = *layer.replacement;
+    if (made.layout != target.cost.layout || made.bits != target.cost.bits)
+        throw Error(Fault::internal, text(target.name, ": ", target.method->method().id, " announced ", target.cost.layout, " with ", target.cost.bits,
+                                          " bits and made ", made.layout, " with ", made.bits));
+    Compressed out;
+    out.weight = made.to_dense();
+    out.bits = made.bits;
+    if (!made.dense()) out.codes = GptqCodes{std::move(made.codes), std::move(made.scales), std::move(made.zeros), std::move(made.group_index)};
+    out.metrics = std::move(job.metrics);
+    return out;
+}
+
 /// tr(D H Dᵀ) / tr(W H Wᵀ), or the ratio of squared norms where there is no H.
 double relative_error(const std::vector<float>& before, const std::vector<float>& after, std::int64_t rows, const Curvature* curvature) {
     std::vector<float> difference(before.size());
@@ -223,10 +248,11 @@ Compressed BlockRunner::compress_one(const Target& target, Curvature* curvature)
             for (std::int64_t i = 0; i < target.in; ++i) turned[std::size_t(o * target.in + i)] = weight[std::size_t(i * target.out + o)];
         weight = std::move(turned);
     }
-    Compressed made = run_method(*target.method, target, weight, curvature, hooks_.log);
+    Compressed made = run_method(target, weight, curvature, hooks_);
     // What follows, the figures included, sees the weight as it will lie on disk.
     if (!layout_.packed(target.name)) round_to(layout_.dtype_of(model_.stored_name(op.weight)), made.weight);
-    made.metrics["error"] = relative_error(weight, made.weight, target.out, curvature);
+    // A method that knows its own error has computed it from the same H; it costs two products as large as the method.
+    if (!made.metrics.contains("error")) made.metrics["error"] = relative_error(weight, made.weight, target.out, curvature);
     made.metrics["bits"] = target.cost.bits_per_weight;
     if (curvature) made.metrics["tokens"] = double(curvature->tokens());
     made.metrics["seconds"] = std::chrono::duration<double>(std::chrono::steady_clock::now() - started).count();

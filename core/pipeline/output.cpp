@@ -7,6 +7,7 @@
 
 #include "core/support/error.hpp"
 #include "core/support/file.hpp"
+#include "core/version.hpp"
 
 namespace kerf::core {
 namespace {
@@ -21,8 +22,37 @@ std::map<std::string, std::size_t> owners(const Model& model) {
     return out;
 }
 
-bool needs_pinned_zeros(const nlohmann::json& options) {
-    return options.value("sym", false);
+/// config.json's settings for the whole model; linears that stay dense are listed as GPTQModel's "dynamic" exceptions.
+nlohmann::json gptq_settings(const Model& model, const Stage& stage) {
+    const auto& first = stage.targets.front();
+    std::set<std::string> packed;
+    for (const auto& target : stage.targets) {
+        packed.insert(target.name);
+        if (target.cost.bits != first.cost.bits || target.cost.group_size != first.cost.group_size)
+            bad_input("output.format = \"gptq\" has one bit width and group size for the whole model, but ", target.name, " has ", target.cost.bits, " bits and groups of ",
+                      target.cost.group_size, ", ", first.name, " ", first.cost.bits, " and ", first.cost.group_size, "; use format = \"hf\" or drop the override");
+    }
+    nlohmann::json dense = nlohmann::json::object();
+    for (const auto& block : model.graph().blocks)
+        for (const auto& op : block.ops)
+            if (op.kind == OpKind::linear && !packed.contains(op.name)) dense["-:^" + op.name + "$"] = nlohmann::json::object();
+    const auto& options = stage.options;
+    const bool ordered = options.value("act_order", false) || options.value("order", "") == "act";
+    nlohmann::json out{{"bits", first.cost.bits},
+                       {"group_size", first.cost.group_size},
+                       {"desc_act", ordered && !options.value("static_groups", false) && first.cost.group_size > 0},
+                       {"sym", options.value("sym", false)},
+                       {"lm_head", packed.contains("lm_head")},
+                       {"quant_method", "gptq"},
+                       {"method", "gptq"},
+                       {"checkpoint_format", "gptq"},
+                       {"format", "gptq"},
+                       {"pack_dtype", "int32"},
+                       {"true_sequential", stage.sequential == Sequential::group || stage.sequential == Sequential::linear},
+                       {"damp_percent", options.value("damp", 0.01)},
+                       {"meta", {{"quantizer", {"kerf:" + version()}}}}};
+    if (!dense.empty()) out["dynamic"] = dense;
+    return out;
 }
 
 }  // namespace
@@ -53,22 +83,7 @@ OutputLayout::OutputLayout(const Model& model, const Model& original, const Stag
         copied_[found == owner.end() ? outside : found->second].push_back(name);
     }
     shards_ = std::make_unique<ShardPlan>(std::move(planned), options_.shard_bytes, std::map<std::string, std::string>{{"format", "pt"}});
-    if (options_.format == "gptq" && stage) {
-        const auto& values = stage->options;
-        const auto& cost = stage->targets.front().cost;
-        settings_ = {{"bits", cost.bits},
-                     {"group_size", cost.group_size},
-                     {"desc_act", values.value("act_order", false) && !values.value("static_groups", false)},
-                     {"sym", needs_pinned_zeros(values)},
-                     {"lm_head", false},
-                     {"quant_method", "gptq"},
-                     {"method", "gptq"},
-                     {"checkpoint_format", "gptq"},
-                     {"format", "gptq"},
-                     {"pack_dtype", "int32"},
-                     {"true_sequential", stage->sequential == Sequential::group || stage->sequential == Sequential::linear},
-                     {"damp_percent", values.value("damp", 0.01)}};
-    }
+    if (options_.format == "gptq" && stage) settings_ = gptq_settings(model, *stage);
 }
 
 void OutputLayout::place_linear(const Model& model, const Target& target, std::vector<PlannedTensor>& out) {
@@ -131,6 +146,25 @@ void ResultWriter::write_linear(const Target& target, const Compressed& made) {
     writer_->write(stored, bytes);
 }
 
+namespace {
+
+/// Refuses NaN and infinity, a piece of the tensor at a time.
+void check_finite(const StoredTensor& stored, const std::filesystem::path& folder) {
+    constexpr std::int64_t piece = 1 << 18;
+    std::vector<float> values(std::size_t(std::min(piece, stored.elements())));
+    for (std::int64_t at = 0; at < stored.elements(); at += piece) {
+        const std::int64_t count = std::min(piece, stored.elements() - at);
+        const std::size_t size = dtype_bytes(stored.dtype);
+        const StoredTensor part{stored.name, stored.dtype, {count}, stored.bytes.subspan(std::size_t(at) * size, std::size_t(count) * size)};
+        const std::span<float> into(values.data(), std::size_t(count));
+        to_float32(part, into);
+        if (const auto bad = first_non_finite(into); bad >= 0)
+            bad_input(folder.string(), ": tensor ", stored.name, " has NaN or infinity at element ", at + bad, "; the file is damaged, or the model diverged in training");
+    }
+}
+
+}  // namespace
+
 void ResultWriter::write_copied(std::size_t block) {
     for (const auto& name : layout_.copied(block)) {
         const StoredTensor& stored = model_.checkpoint().at(name);
@@ -138,11 +172,11 @@ void ResultWriter::write_copied(std::size_t block) {
         if (!is_floating(stored.dtype)) {
             writer_->write(name, stored.bytes);
         } else {
-            // Read as float32 also when the dtype stays: that is where NaN and infinity are found and named.
-            const std::vector<float> values = model_.checkpoint().read(name);
             if (dtype == stored.dtype && !stored.bytes.empty()) {
+                check_finite(stored, model_.checkpoint().folder());
                 writer_->write(name, stored.bytes);
             } else {
+                const std::vector<float> values = model_.checkpoint().read(name);
                 std::vector<std::byte> bytes(values.size() * dtype_bytes(dtype));
                 from_float32(values, dtype, bytes);
                 writer_->write(name, bytes);

@@ -145,10 +145,7 @@ Prepared prepare(const Recipe& recipe, const Components& components) {
     Prepared out{Model::open(recipe.model.path, components), {}, {}, {}};
     if (recipe.output.format == "gptq" && recipe.stages.empty())
         bad_input(recipe.file.string(), ": output.format = \"gptq\" needs a stage that quantises to integer codes (gptq, rtn)");
-    for (std::size_t i = 0; i < recipe.stages.size(); ++i) {
-        const bool last = i + 1 == recipe.stages.size();
-        out.stages.push_back(resolve_stage(recipe, i, out.model, components, last ? recipe.output.format : std::string()));
-    }
+    for (std::size_t i = 0; i < recipe.stages.size(); ++i) out.stages.push_back(resolve_stage(recipe, i, out.model, components));
     out.evaluation = evaluation_texts(recipe, out.model);
 
     Plan& plan = out.plan;

@@ -62,21 +62,10 @@ bool any_match(const std::vector<std::string>& globs, const std::string& name) {
     return std::any_of(globs.begin(), globs.end(), [&](const auto& glob) { return glob_match(glob, name); });
 }
 
-/// What output.format = "gptq" asks of the method, for options that the recipe leaves open.
-void add_packing_defaults(json& options, const json& schema, const std::string& format) {
-    if (format != "gptq") return;
-    for (const auto& option : schema)
-        if (option.value("name", "") == "pack" && !options.contains("pack")) options["pack"] = format;
-}
-
 class TargetPicker {
 public:
-    TargetPicker(const Recipe& recipe, std::size_t index, const Components& components, const std::string& format)
-        : spec_(recipe.stages[index]), components_(components), method_(find_method(spec_, components)) {
-        schema_ = json::parse(std::string(method_.table->options_schema.data, method_.table->options_schema.size), nullptr, false);
-        if (!schema_.is_array()) throw Error(Fault::internal, text(method_.file.string(), ": the options schema of ", method_.id, " is not a JSON list"));
-        format_ = format;
-    }
+    TargetPicker(const Recipe& recipe, std::size_t index, const Components& components)
+        : spec_(recipe.stages[index]), components_(components), method_(find_method(spec_, components)) {}
 
     const MethodComponent& method() const { return method_; }
 
@@ -87,7 +76,6 @@ public:
         return instance(std::move(options));
     }
     std::shared_ptr<const MethodInstance> instance(json options) {
-        add_packing_defaults(options, schema_, format_);
         const json full = validate_options({method_.table->options_schema.data, method_.table->options_schema.size}, options, method_.id, spec_.where);
         auto& made = instances_[full.dump()];
         if (!made) made = std::make_shared<MethodInstance>(method_, components_.host, full);
@@ -113,8 +101,6 @@ private:
     const StageSpec& spec_;
     const Components& components_;
     const MethodComponent& method_;
-    json schema_;
-    std::string format_;
     std::map<std::string, std::shared_ptr<MethodInstance>> instances_;
 };
 
@@ -168,9 +154,9 @@ const MethodComponent* Components::method(const std::string& id) const {
     return nullptr;
 }
 
-Stage resolve_stage(const Recipe& recipe, std::size_t index, const Model& model, const Components& components, const std::string& packed_format) {
+Stage resolve_stage(const Recipe& recipe, std::size_t index, const Model& model, const Components& components) {
     const StageSpec& spec = recipe.stages[index];
-    TargetPicker picker(recipe, index, components, packed_format);
+    TargetPicker picker(recipe, index, components);
     Stage stage;
     stage.method_id = spec.method;
     stage.method = &picker.method();

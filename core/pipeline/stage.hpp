@@ -62,8 +62,8 @@ struct Stage {
 };
 
 /// Finds the method, validates every option (overrides too), picks the linears, loads the calibration windows, asks for
-/// costs. `packed_format` is output.format for the last stage, empty for others. Errors (input) name file and line.
-Stage resolve_stage(const Recipe& recipe, std::size_t index, const Model& model, const Components& components, const std::string& packed_format);
+/// costs. Errors (input) name file and line.
+Stage resolve_stage(const Recipe& recipe, std::size_t index, const Model& model, const Components& components);
 
 /// The ops of block `block`, or of the epilogue for blocks.size().
 const std::vector<Op>& block_ops(const Graph& graph, std::size_t block);
