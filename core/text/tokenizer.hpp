@@ -15,8 +15,8 @@ namespace kerf::core {
 /// Text to token ids and back, with the ids that Hugging Face's tokenizers give for the same folder.
 class Tokenizer {
 public:
-    /// From tokenizer.json, else tokenizer.model (sentencepiece), else vocab.json + merges.txt; tokenizer_config.json decides
-    /// on special tokens. Error(input) names the file and what in it is wrong or not supported.
+    /// From tokenizer.json, else tokenizer.model (sentencepiece), else vocab.json + merges.txt; tokenizer_config.json
+    /// decides on special tokens. Error(input) names the file and what in it is wrong or not supported.
     static std::unique_ptr<Tokenizer> open(const std::filesystem::path& folder);
 
     virtual ~Tokenizer() = default;

@@ -1,0 +1,53 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <filesystem>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "core/text/added_tokens.hpp"
+#include "core/text/bpe.hpp"
+#include "core/text/stages.hpp"
+#include "core/text/tokenizer.hpp"
+
+namespace kerf::core {
+
+/// tokenizer_config.json; where it has no added_tokens_decoder, also the older special_tokens_map.json and
+/// added_tokens.json.
+struct TokenizerConfig {
+    struct Named {
+        std::string role;  ///< "bos_token", …
+        AddedToken token;
+    };
+    std::vector<Named> named;        ///< in the order in which new ids are given
+    std::vector<AddedToken> others;  ///< added_tokens_decoder by id
+    std::optional<bool> add_bos, add_eos, add_prefix_space;
+    bool legacy = false;
+    std::string model_type;  ///< of config.json
+    std::string where;
+
+    const AddedToken* token(std::string_view role) const;
+    /// Names `content` for the role unless the file names one.
+    void set_default(const std::string& role, const std::string& content);
+};
+TokenizerConfig read_tokenizer_config(const std::filesystem::path& folder);
+
+/// The parts of any tokenizer that we read: the three file formats differ in nothing else.
+struct TokenizerParts {
+    AddedTokens added;
+    Normalizer normalizer;  // each of these may be empty
+    PreTokenizer pre_tokenizer;
+    Decoder decoder;
+    Surroundings surroundings;
+    Bpe model;
+};
+TokenizerParts read_tokenizer_json(const std::filesystem::path& file);
+TokenizerParts read_vocab_and_merges(const std::filesystem::path& vocab, const std::filesystem::path& merges,
+                                     TokenizerConfig& config);
+TokenizerParts read_sentencepiece(const std::filesystem::path& file, TokenizerConfig& config);
+
+/// Adds what the configuration says to the parts.
+std::unique_ptr<Tokenizer> assemble(TokenizerParts parts, const TokenizerConfig& config);
+
+}  // namespace kerf::core

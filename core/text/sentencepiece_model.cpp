@@ -1,0 +1,203 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <algorithm>
+#include <array>
+#include <span>
+#include <tuple>
+
+#include "core/support/file.hpp"
+#include "core/text/pipeline.hpp"
+#include "core/text/unicode.hpp"
+
+namespace kerf::core {
+namespace {
+
+constexpr std::string_view space_mark = "\u2581";
+
+/// The fields of one protocol-buffer message. Only what sentencepiece's ModelProto needs: no groups, nothing nested by
+/// itself, every length checked.
+class Message {
+public:
+    Message(std::string_view bytes, const std::string& where) : bytes_(bytes), where_(where) {}
+
+    struct Field {
+        std::uint64_t number = 0;
+        std::uint64_t value = 0;   // of a varint
+        std::string_view content;  // of a string or a message
+    };
+    /// False at the end of the message.
+    bool next(Field& out) {
+        if (at_ == bytes_.size()) return false;
+        const std::uint64_t key = varint();
+        out = {key >> 3, 0, {}};
+        switch (key & 7) {
+            case 0:
+                out.value = varint();
+                break;
+            case 1:
+                take(8);
+                break;
+            case 2:
+                out.content = take(varint());
+                break;
+            case 5:
+                take(4);
+                break;
+            default:
+                broken();
+        }
+        return true;
+    }
+
+private:
+    std::uint64_t varint() {
+        std::uint64_t out = 0;
+        for (unsigned shift = 0; shift < 64; shift += 7) {
+            const auto byte = static_cast<unsigned char>(take(1)[0]);
+            out |= static_cast<std::uint64_t>(byte & 0x7F) << shift;
+            if (byte < 0x80) return out;
+        }
+        broken();
+    }
+    std::string_view take(std::uint64_t bytes) {
+        if (bytes > bytes_.size() - at_) broken();
+        const auto out = bytes_.substr(at_, bytes);
+        at_ += bytes;
+        return out;
+    }
+    [[noreturn]] void broken() const {
+        bad_input(where_, ": not a sentencepiece model, or a damaged one (at byte ", at_,
+                  " of a message); fetch the file again");
+    }
+
+    std::string_view bytes_;
+    const std::string& where_;
+    std::size_t at_ = 0;
+};
+
+enum class Kind : std::uint64_t { normal = 1, unknown = 2, control = 3, user_defined = 4, unused = 5, byte = 6 };
+
+struct SentencePiece {
+    std::string text;
+    Kind kind = Kind::normal;
+};
+
+struct Model {
+    std::vector<SentencePiece> pieces;  // by id
+    std::uint64_t type = 1;             // 1 unigram, 2 BPE, 3 word, 4 character
+    bool rewrites = false;              // has a table of character replacements
+};
+
+SentencePiece read_piece(std::string_view bytes, const std::string& where) {
+    SentencePiece out;
+    Message message(bytes, where);
+    for (Message::Field field; message.next(field);) {
+        if (field.number == 1) out.text = field.content;
+        if (field.number == 3) out.kind = static_cast<Kind>(field.value);
+    }
+    constexpr std::size_t longest = 512;  // trainers stop at 16 characters
+    if (out.text.size() > longest || !unicode::is_valid(out.text))
+        bad_input(where, ": a piece of ", out.text.size(), " bytes that is too long or not UTF-8; the file is damaged");
+    return out;
+}
+
+Model read_model(std::string_view bytes, const std::string& where) {
+    Model out;
+    Message message(bytes, where);
+    for (Message::Field field; message.next(field);) {
+        if (field.number == 1) out.pieces.push_back(read_piece(field.content, where));
+        if (field.number != 2 && field.number != 3) continue;
+        Message specification(field.content, where);  // 2: of the trainer, 3: of the normaliser
+        for (Message::Field setting; specification.next(setting);) {
+            if (field.number == 2 && setting.number == 3) out.type = setting.value;
+            if (field.number == 3 && setting.number == 2) out.rewrites = !setting.content.empty();
+        }
+    }
+    if (out.pieces.empty()) bad_input(where, ": holds no pieces; this is not a sentencepiece model");
+    if (out.type != 2) {
+        constexpr std::array<std::string_view, 5> names{"nameless", "unigram", "BPE", "word", "character"};
+        bad_input(where, ": a ", names[out.type < names.size() ? out.type : 0],
+                  " model; kerf reads sentencepiece models of type BPE");
+    }
+    return out;
+}
+
+/// Each way to make a piece of two others is a merge. A piece of smaller id was learnt earlier, so it comes first.
+std::vector<Bpe::MergeRule> merges_of(const Vocabulary& vocabulary, const std::vector<SentencePiece>& pieces) {
+    struct Split {
+        std::int64_t left, right;
+        std::size_t left_characters, right_characters;
+        std::string left_text, right_text;
+    };
+    std::vector<Bpe::MergeRule> out;
+    for (const auto& piece : pieces) {
+        std::vector<std::size_t> starts;
+        for (std::size_t at = 0; at < piece.text.size(); at += unicode::decode(piece.text, at).bytes)
+            starts.push_back(at);
+        std::vector<Split> splits;
+        for (std::size_t i = 1; i < starts.size(); ++i) {
+            const std::string left = piece.text.substr(0, starts[i]), right = piece.text.substr(starts[i]);
+            const auto left_id = vocabulary.find(left), right_id = vocabulary.find(right);
+            if (left_id && right_id) splits.push_back({*left_id, *right_id, i, starts.size() - i, left, right});
+        }
+        std::sort(splits.begin(), splits.end(), [](const Split& a, const Split& b) {
+            return std::tie(a.left_characters, a.right_characters, a.left, a.right) <
+                   std::tie(b.left_characters, b.right_characters, b.left, b.right);
+        });
+        for (auto& split : splits) out.emplace_back(std::move(split.left_text), std::move(split.right_text));
+    }
+    return out;
+}
+
+/// Architectures whose tokenizer.model transformers 5 does not read as LlamaTokenizer, whatever the folder says.
+bool reads_generically(std::string_view model_type) {
+    constexpr std::array<std::string_view, 8> types{"arctic",   "internlm2", "internlm3", "jamba",
+                                                    "minicpm3", "nemotron",  "phi3",      "phimoe"};
+    return std::find(types.begin(), types.end(), model_type) != types.end();
+}
+
+}  // namespace
+
+/// As transformers' LlamaTokenizer reads such a file: the pieces as a BPE vocabulary with byte fallback, spaces as
+/// U+2581, one put in front of the text (with `legacy`, of each part between special tokens). The file's own
+/// normalisation rules are not applied there, nor here. A few architectures get a generic reading instead: no space in
+/// front, and the rules would count.
+TokenizerParts read_sentencepiece(const std::filesystem::path& path, TokenizerConfig& config) {
+    const std::string where = path.string(), bytes = read_text(path);
+    const Model file = read_model(bytes, where);
+    Vocabulary vocabulary;
+    Bpe::Options options;
+    options.fuse_unknown = true;
+    options.byte_fallback = true;
+    for (std::size_t i = 0; i < file.pieces.size(); ++i) {
+        const auto id = static_cast<std::int64_t>(i);
+        vocabulary.add(file.pieces[i].text, id, where);
+        if (file.pieces[i].kind == Kind::unknown && !options.unknown) options.unknown = id;
+    }
+    AddedTokens added;
+    for (const auto& piece : file.pieces) {
+        if (piece.kind != Kind::control && piece.kind != Kind::user_defined) continue;
+        AddedToken token;
+        token.content = piece.text;
+        token.special = piece.kind == Kind::control;
+        added.add(token, vocabulary, {}, where);
+    }
+    config.set_default("bos_token", "<s>");
+    config.set_default("eos_token", "</s>");
+    config.set_default("unk_token", "<unk>");
+    const bool generic = reads_generically(config.model_type);
+    if (generic && file.rewrites)
+        bad_input(where,
+                  ": has a table of character replacements (precompiled_charsmap), which kerf does not support for ",
+                  config.model_type, " models; save the tokenizer as tokenizer.json");
+    const bool prefix = !generic && config.add_prefix_space.value_or(true);
+    const Prepend prepend = !prefix ? Prepend::never : config.legacy ? Prepend::always : Prepend::first;
+    auto merges = merges_of(vocabulary, file.pieces);
+    return {std::move(added),
+            Normalizer(),
+            metaspace_pre_tokenizer(std::string(space_mark), prepend, false),
+            sentencepiece_decoder(std::string(space_mark), prefix),
+            Surroundings(),
+            Bpe(std::move(vocabulary), merges, options, where)};
+}
+
+}  // namespace kerf::core
