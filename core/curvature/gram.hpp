@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <mutex>
 #include <span>
 #include <string>
 #include <vector>
@@ -11,25 +12,46 @@
 
 namespace kerf::core {
 
-/// Running Gram matrix of one linear input: sum over tokens of x xᵀ. float32 (or, for bf16, exact-product) SYRK inside a
-/// chunk of tokens, float64 across chunks. Chunks arrive in a fixed order; tiles are shared out by parallel_for.
+/// Running Gram matrix of one linear input: sum over tokens of x xᵀ. Tokens are taken in chunks of `chunk_tokens`, cut
+/// by their number alone, so that the result does not depend on how they were batched. float32 (or, for bf16,
+/// exact-product) sums inside a chunk, float64 across chunks; the triangle's tiles are shared out by parallel_for.
 class GramAccumulator {
 public:
+    /// 2048 × 2^-24 keeps a chunk's worst rounding at 1e-4 of its sum (the usual one at 3e-6), and adding a chunk to
+    /// the float64 sums costs 4 % of making it.
+    static constexpr std::int64_t chunk_tokens = 2048;
+
     GramAccumulator(std::string input_name, std::int64_t features);
-    void add(const float* x, std::int64_t tokens);           ///< x [tokens, features]; NaN/inf → Error(numeric) with the name
+    ~GramAccumulator();
+    GramAccumulator(GramAccumulator&&) noexcept;
+    GramAccumulator& operator=(GramAccumulator&&) noexcept;
+
+    /// x [tokens, features]. A NaN or an infinity is Error(numeric) with the input's name, the token and the feature;
+    /// it comes with the add() or finish() that completes the chunk. After an error the object can only be destroyed.
+    void add(const float* x, std::int64_t tokens);
     void add_bf16(const std::uint16_t* x, std::int64_t tokens);  ///< raw bfloat16 bits
     std::int64_t tokens() const noexcept { return tokens_; }
     std::int64_t features() const noexcept { return features_; }
-    /// Bytes that an accumulator of this width holds, its chunk scratch included: for the plan.
+    /// Bytes that an accumulator of this width holds at most, its staged chunk and the threads' scratch included: for
+    /// the plan. What finish() returns (4 · features²) comes on top.
     static std::uint64_t memory(std::int64_t features);
     /// H = sum / tokens as float32 [features, features], both triangles. Frees the accumulator's own memory.
+    /// No tokens at all: Error(input).
     std::vector<float> finish();
 
 private:
+    class Stage;
+    void fold(const float* rows, std::int64_t tokens);
+    void fold_stage();
+    template <class TileProduct>
+    void fold_tiles(const TileProduct& product);
+    void check_sums(const float* rows, std::int64_t tokens) const;
+
     std::string name_;
     std::int64_t features_ = 0, tokens_ = 0;
-    std::vector<double> sum_;       ///< lower triangle's tiles
-    std::vector<float> chunk_;      ///< one chunk's product
+    std::int64_t folded_ = 0;       ///< tokens that sum_ holds
+    std::vector<double> sum_;       ///< lower triangle's tiles, see tile_row
+    std::unique_ptr<Stage> stage_;  ///< the chunk that is being filled
 };
 
 /// A finished Gram with the factors made from it. Layers that read the same input share one of these.
@@ -38,17 +60,21 @@ public:
     Curvature(std::string input_name, std::int64_t features, std::int64_t tokens, std::vector<float> gram);
 
     struct Factor {
-        double damp = 0;                     ///< share of mean(diag H) that was used in the end
-        int attempts = 1;                    ///< 1 = what was asked for was enough
-        std::vector<float> upper;            ///< [n, n], permuted order, UᵀU = (H + λI)⁻¹
-        std::vector<std::int64_t> order;     ///< order[k] = original column at place k
-        std::vector<std::uint8_t> dead;      ///< original order
+        double damp = 0;                  ///< share of mean(diag H) that was used in the end
+        int attempts = 1;                 ///< 1 = what was asked for was enough
+        std::vector<float> upper;         ///< [n, n], permuted order, UᵀU = (H + λI)⁻¹
+        std::vector<std::int64_t> order;  ///< order[k] = original column at place k
+        std::vector<std::uint8_t> dead;   ///< original order
     };
-    /// Made once per (order, group size, damp) and kept until `forget_factors`. Dead columns (H_jj == 0) get H_jj = 1 before
-    /// mean and order, as in GPTQ §3.2. Damping: λ = damp · mean(diag H); when the Cholesky fails the share is multiplied
-    /// by 10^(1/2) in steps, at most 8, then Error(numeric) that names input, pivot and cure.
+    /// Made once per (order, group size, damp) and kept until `forget_factors`. Dead columns (H_jj == 0) get H_jj = 1
+    /// before mean and order, as in GPTQ §3.2. Damping: λ = damp · mean(diag H); when the Cholesky fails the share is
+    /// multiplied by 10^(1/2) in steps (from 1e-4 when none was asked for), at most 8, then Error(numeric) that names
+    /// input, pivot and cure. The four factors asked for last are kept; a reference lives as long as its factor. Any
+    /// thread may call.
     const Factor& factor(std::int32_t order, std::int64_t group_size, double damp);
     void forget_factors();
+    /// Bytes of one kept factor, the working copy while it is made included: for the plan.
+    static std::uint64_t factor_memory(std::int64_t features);
 
     const std::vector<float>& gram() const noexcept { return gram_; }
     std::int64_t features() const noexcept { return features_; }
@@ -59,10 +85,14 @@ public:
 
 private:
     struct Made;
+    Factor make(std::int32_t order, std::int64_t group_size, double damp) const;
+    double quadratic_tile(const float* d, std::int64_t rows, std::int64_t column, std::int64_t columns) const;
+
     std::string name_;
     std::int64_t features_, tokens_;
     std::vector<float> gram_;
-    std::vector<std::shared_ptr<Made>> made_;
+    std::unique_ptr<std::mutex> lock_ = std::make_unique<std::mutex>();  ///< of made_
+    std::vector<std::shared_ptr<Made>> made_;                            ///< least recently used first
 };
 
 }  // namespace kerf::core

@@ -92,6 +92,18 @@ void gemm_tile(bool transpose_a, bool transpose_b, std::int64_t m, std::int64_t 
          &beta, c, &stride_c);
 }
 
+/// Row-major c[m, n] = alpha aᵀ b + beta c, a [k, m], b [k, n]. On a diagonal tile (a and b the same) strips of 64 rows
+/// end at the diagonal; what lies right of them stays as it is.
+template <class Real>
+void gram_tile(bool diagonal, std::int64_t m, std::int64_t n, std::int64_t k, Real alpha, const Real* a,
+               std::int64_t lda, const Real* b, std::int64_t ldb, Real beta, Real* c, std::int64_t ldc) {
+    const std::int64_t strip = diagonal ? 64 : m;
+    for (std::int64_t i = 0; i < m; i += strip) {
+        const std::int64_t rows = m - i < strip ? m - i : strip;
+        gemm_tile(true, false, rows, diagonal ? i + rows : n, k, alpha, a + i, lda, b, ldb, beta, c + i * ldc, ldc);
+    }
+}
+
 /// Row-major x op(t) = b (right) or op(t) x = b (left) in place of b[m, n], t triangular.
 template <class Real>
 void trsm_tile(bool left, bool upper, bool transpose, std::int64_t m, std::int64_t n, const Real* t, std::int64_t ldt,

@@ -66,14 +66,13 @@ void gemm(bool transpose_a, bool transpose_b, std::int64_t m, std::int64_t n, st
 template <class Real>
 void syrk(std::int64_t n, std::int64_t k, Real alpha, const Real* a, std::int64_t lda, Real beta, Real* c,
           std::int64_t ldc) {
-    // Half of a diagonal tile is wasted: with 16 tiles a side that is 1/17 of the work.
-    const std::int64_t tile = n >= 4096 ? 256 : n >= 512 ? 128 : 64;
+    const std::int64_t tile = n >= 1024 ? 256 : n >= 256 ? 128 : 64;
     const std::int64_t side = ceil_div(n, tile);
     parallel_for(side * (side + 1) / 2, 1, [&](std::int64_t lo, std::int64_t hi) {
         for (std::int64_t t = lo; t < hi; ++t) {
             const auto [row, column] = lower_tile(t);
             const std::int64_t i = row * tile, j = column * tile;
-            blas::gemm_tile(true, false, std::min(tile, n - i), std::min(tile, n - j), k, alpha, a + i, lda, a + j, lda,
+            blas::gram_tile(i == j, std::min(tile, n - i), std::min(tile, n - j), k, alpha, a + i, lda, a + j, lda,
                             beta, c + i * ldc + j, ldc);
         }
     });
