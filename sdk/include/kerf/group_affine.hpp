@@ -30,6 +30,13 @@ public:
         for (std::int64_t c = 0; c < shape.columns; ++c) index_[c] = static_cast<std::int32_t>(c / group_size_);
     }
 
+    /// Bytes of counted memory that one takes: for cost().
+    static std::int64_t bytes(Shape shape, std::int64_t group_size) {
+        const auto group = group_size < 1 ? std::max<std::int64_t>(1, shape.columns) : group_size;
+        const auto groups = (shape.columns + group - 1) / group;
+        return shape.rows * shape.columns + 8 * shape.rows * groups + 4 * shape.columns;
+    }
+
     int bits() const noexcept { return bits_; }
     int largest_code() const noexcept { return (1 << bits_) - 1; }
     std::int64_t groups() const noexcept { return scales_.columns(); }

@@ -30,6 +30,7 @@ struct GridOptions {
     ScaleType scale_type = ScaleType::float32;
     int search_steps = 0;   ///< how many shrunk ranges are tried; 0: the range of the weights itself
     int search_grid = 100;  ///< try i has the range times 1 − i / grid
+    int polish_rounds = 0;    ///< how often the best try's neighbours in scale and zero point are tried afterwards
     float norm = 2.4f;      ///< the search minimises Σ importance · |error|^norm
 };
 
@@ -210,8 +211,46 @@ inline float shrink_of(const GridOptions& options, int step) {
     return static_cast<float>(1.0 - static_cast<double>(step) / options.search_grid);
 }
 
+/// Takes `grid` for the lanes in which its rounding error is less than the least one so far.
+template <int Lanes, class Tag = void>
+void keep_better(const GridOptions& options, const Grid<Lanes>& grid, const float* panel, std::int64_t columns,
+                 const float* importance, float* least, Grid<Lanes>& best) {
+    alignas(64) float error[Lanes];
+    rounding_error<Lanes, Tag>(options, grid, panel, columns, importance, error);
+    for (int l = 0; l < Lanes; ++l) {
+        const bool better = error[l] < least[l];
+        least[l] = better ? error[l] : least[l];
+        best.scale[l] = better ? grid.scale[l] : best.scale[l];
+        best.zero[l] = better ? grid.zero[l] : best.zero[l];
+    }
+}
+
+/// Walks from the best grid to better neighbours: zero point one up or down, scale 2 % up or down, each lane on its own.
+template <int Lanes, class Tag = void>
+void polish(const GridOptions& options, const float* panel, std::int64_t columns, const float* importance, float* least,
+            Grid<Lanes>& best) {
+    struct Move {
+        float zero, scale;
+    };
+    constexpr Move moves[] = {{1, 1}, {-1, 1}, {0, 1.02f}, {0, 0.98f}};
+    const auto levels = static_cast<float>((1 << options.bits) - 1);
+    const auto least_zero = static_cast<float>(options.least_zero);
+    const bool half = options.scale_type == ScaleType::float16;
+    for (const Move& move : moves) {
+        if (move.zero != 0 && options.symmetric) continue;
+        Grid<Lanes> grid;
+        for (int l = 0; l < Lanes; ++l) {
+            const float zero = detail::at_most<Tag>(detail::at_least<Tag>(best.zero[l] + move.zero, least_zero), levels);
+            const float scale = detail::at_least<Tag>(best.scale[l] * move.scale, 0x1p-126f);
+            grid.zero[l] = options.symmetric ? best.zero[l] : zero;
+            grid.scale[l] = half ? detail::rounded_to_half<Tag>(scale) : scale;
+        }
+        keep_better<Lanes, Tag>(options, grid, panel, columns, importance, least, best);
+    }
+}
+
 /// The grid of each lane for these columns: the range of the weights or, with search_steps > 0, the first of the shrunk
-/// ranges with the least rounding error.
+/// ranges with the least rounding error, polished `polish_rounds` times.
 template <int Lanes, class Tag = void>
 void fit_grid(const GridOptions& options, const float* panel, std::int64_t columns, const float* importance,
               Grid<Lanes>& best) {
@@ -219,20 +258,16 @@ void fit_grid(const GridOptions& options, const float* panel, std::int64_t colum
     widen<Lanes, Tag>(panel, columns, extent);
     settle<Lanes, Tag>(options, extent);
     grid_over<Lanes, Tag>(options, extent, 1.0f, best);
-    if (options.search_steps <= 1 || options.ternary) return;
-    alignas(64) float least[Lanes], error[Lanes];
+    if (options.search_steps < 1 || options.ternary) return;
+    alignas(64) float least[Lanes];
     rounding_error<Lanes, Tag>(options, best, panel, columns, importance, least);
     for (int step = 1; step < options.search_steps; ++step) {
         Grid<Lanes> grid;
         grid_over<Lanes, Tag>(options, extent, shrink_of(options, step), grid);
-        rounding_error<Lanes, Tag>(options, grid, panel, columns, importance, error);
-        for (int l = 0; l < Lanes; ++l) {
-            const bool better = error[l] < least[l];
-            least[l] = better ? error[l] : least[l];
-            best.scale[l] = better ? grid.scale[l] : best.scale[l];
-            best.zero[l] = better ? grid.zero[l] : best.zero[l];
-        }
+        keep_better<Lanes, Tag>(options, grid, panel, columns, importance, least, best);
     }
+    for (int round = 0; round < options.polish_rounds; ++round)
+        polish<Lanes, Tag>(options, panel, columns, importance, least, best);
 }
 
 }  // namespace kerf::inline v1
