@@ -46,8 +46,8 @@ struct Descent {
     std::uint8_t* codes;           ///< [count][lanes]; in and out
 };
 
-/// The inner loops, compiled once for each instruction set. All of them give the same bytes where the machine has a
-/// fused multiply-add; without one, products are rounded in double precision (kernel_portable.cpp).
+/// The inner loops, compiled once for each instruction set. All that have a fused multiply-add (AVX2, AVX-512, ARM) give
+/// the same bytes; x86 without one rounds products first, which moves a weight to the next code now and then.
 struct Kernel {
     const char* name;
     /// out[c] −= Σ_k in[k] · packed(k, c) for c in [0, columns), k in [0, depth): `in` [depth][lanes], `out`

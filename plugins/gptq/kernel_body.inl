@@ -43,10 +43,7 @@ inline Vector minus_product(Vector sum, Vector a, Vector b) {
     for (int i = 0; i < width; ++i) sum[i] = __builtin_fmaf(-a[i], b[i], sum[i]);
     return sum;
 #else
-    // The product of two floats is exact in double, so this differs from a fused operation in double rounding only.
-    using Wide = double __attribute__((vector_size(32)));
-    const Wide exact = __builtin_convertvector(sum, Wide) - __builtin_convertvector(a, Wide) * __builtin_convertvector(b, Wide);
-    return __builtin_convertvector(exact, Vector);
+    return sum - a * b;
 #endif
 }
 #endif

@@ -32,7 +32,7 @@ public:
             .help("shrink ranges for the least error: plain, or weighted by what a column's error costs");
         s("mse", &Options::mse).help("the same as search = \"mse\"");
         s("norm", &Options::norm).within(0.1, 16).help("search = \"mse\": exponent of the error");
-        s("grid", &Options::grid).within(1, 10000).help("search: steps of 1/grid of the range");
+        s("grid", &Options::grid).within(0, 10000).help("search: steps of 1/grid of the range; 0: 100 for mse, 16 for weighted");
         s("maxshrink", &Options::maxshrink).above(0).at_most(1).help("search: how much of the range is tried away");
         s("trits", &Options::trits).help("three values a row or group: its smallest, 0, its largest; the result is dense");
         s("per_channel", &Options::per_channel).help("false: all rows share a grid");

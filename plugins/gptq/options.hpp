@@ -23,7 +23,7 @@ struct Options {
     std::string search = "auto";
     bool mse = false;
     double norm = 2.4;
-    int grid = 100;
+    int grid = 0;
     double maxshrink = 0.8;
     bool trits = false;
     bool per_channel = true;
@@ -45,8 +45,8 @@ inline void check(const Options& o) {
                   "search and no refine; leave these out");
     if (o.trits && (o.mse || o.search == "mse" || o.search == "weighted" || o.refine > 0))
         bad_value("trits = true goes without mse, search and refine: a ternary grid is the range of the weights");
-    if (o.grid < 1 || static_cast<int>(o.maxshrink * o.grid) < 1)
-        bad_value("maxshrink · grid = ", o.maxshrink * o.grid, ": the search has nothing to try; both have to be larger");
+    if (o.grid > 0 && static_cast<int>(o.maxshrink * o.grid) < 1)
+        bad_value("maxshrink * grid = ", o.maxshrink * o.grid, ": the search has nothing to try; make one of them larger");
 }
 
 /// The columns that share a scale in a weight of this width: a group never is wider than the row.
@@ -75,8 +75,10 @@ inline Settings settings_of(const Options& o, std::int64_t columns) {
     s.grid.least_zero = reference ? 0 : o.least_zero;
     s.grid.scale_type = o.scale_dtype == "float32" || reference ? ScaleType::float32 : ScaleType::float16;
     s.grid.norm = weighted ? 2.0f : static_cast<float>(o.norm);
-    s.grid.search_grid = o.grid;
-    s.grid.search_steps = plain_search || weighted ? static_cast<int>(o.maxshrink * o.grid) : 0;
+    // The weighted search may be coarse, because it is polished; the plain one is the reference's.
+    s.grid.search_grid = o.grid > 0 ? o.grid : weighted ? 16 : 100;
+    s.grid.search_steps = plain_search || weighted ? static_cast<int>(o.maxshrink * s.grid.search_grid) : 0;
+    s.grid.polish_rounds = weighted ? 2 : 0;
     s.group_size = group_width(o, columns);
     s.static_groups = o.static_groups;
     s.per_channel = o.per_channel;
