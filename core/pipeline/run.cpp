@@ -340,7 +340,7 @@ void Run::publish() {
     const json kerf{{"kerf", version()}, {"graph", graph_json(prepared_.model.graph())}, {"provenance", provenance_}, {"crc32", checksums}};
     write_atomically(partial_ / "kerf.json", kerf.dump(1) + "\n");
     report_["provenance"] = provenance_;
-    write_report(report_, partial_);
+    write_atomically(partial_ / "report.json", report_.dump(2) + "\n");
     sync_folder(partial_);
 
     // One rename makes the result appear. The journal goes last: as long as it is there, --resume knows what is left to do.

@@ -1,0 +1,93 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <gtest/gtest.h>
+
+#include <filesystem>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <unistd.h>
+
+#include "core/exec/program.hpp"
+#include "core/pipeline/model.hpp"
+#include "core/pipeline/recipe.hpp"
+#include "core/pipeline/run.hpp"
+#include "core/support/file.hpp"
+#include "core/weights/tensor_file.hpp"
+#include "host/loader/plugin.hpp"
+
+namespace kerf::core {
+
+inline std::filesystem::path test_data(const std::string& name) { return std::filesystem::path(KERF_TEST_DATA) / name; }
+
+/// The plugins of this build.
+inline const Components& components() {
+    static const host::Registry registry = [] {
+        initialise_execution();
+        return host::Registry::scan({std::filesystem::path(KERF_BUILD) / "lib/kerf"});
+    }();
+    static const Components found = registry.components();
+    return found;
+}
+
+/// A folder of its own for each test, gone when the test is.
+class ScratchFolder {
+public:
+    ScratchFolder() {
+        const auto* test = testing::UnitTest::GetInstance()->current_test_info();
+        std::string name = std::string(test->test_suite_name()) + "." + test->name() + "." + std::to_string(::getpid());
+        std::replace(name.begin(), name.end(), '/', '_');
+        path_ = std::filesystem::temp_directory_path() / ("kerf-test." + name);
+        std::filesystem::remove_all(path_);
+        std::filesystem::create_directories(path_);
+    }
+    ~ScratchFolder() {
+        std::error_code ignored;
+        std::filesystem::remove_all(path_, ignored);
+    }
+    const std::filesystem::path& path() const { return path_; }
+
+private:
+    std::filesystem::path path_;
+};
+
+inline Windows token_windows(const std::filesystem::path& file, const std::string& tensor, std::int64_t samples = 0) {
+    TextSource source;
+    source.source = "tokens";
+    source.path = file;
+    source.tensor = tensor;
+    source.samples = samples;
+    source.length = 0;
+    return calibration_windows(source, nullptr, std::int64_t{1} << 30);
+}
+
+/// A recipe with one stage over the golden token windows of a tiny model.
+inline Recipe golden_recipe(const std::string& model, const std::filesystem::path& output, const std::string& method, const nlohmann::json& options) {
+    Recipe recipe;
+    recipe.file = "golden.toml";
+    recipe.text = options.dump();
+    recipe.model.path = test_data("models/" + model);
+    TextSource calibration;
+    calibration.source = "tokens";
+    calibration.path = test_data("golden/tokens-" + model + ".safetensors");
+    calibration.tensor = "calib";
+    calibration.samples = 0;
+    calibration.length = 0;
+    recipe.calibration = calibration;
+    StageSpec stage;
+    stage.method = method;
+    stage.options = options;
+    stage.location = "golden.toml:1";
+    recipe.stages.push_back(stage);
+    recipe.evaluation.before = false;
+    TextSource eval = calibration;
+    eval.tensor = "eval";
+    recipe.evaluation.perplexity.push_back({"eval", eval});
+    recipe.output.path = output;
+    recipe.output.dtype = DType::f32;
+    return recipe;
+}
+
+inline double perplexity_after(const nlohmann::json& report) { return report["after"]["perplexity"]["eval"]["value"].get<double>(); }
+
+}  // namespace kerf::core
