@@ -270,4 +270,99 @@ void fit_grid(const GridOptions& options, const float* panel, std::int64_t colum
         polish<Lanes, Tag>(options, panel, columns, importance, least, best);
 }
 
+/// One grid for `count` weights that lie one after the other, as fit_grid with importance 1 would give one lane. The
+/// weights are taken 16 at a time, so the sums of the search run in another order than there.
+template <class Tag = void>
+Grid<1> fit_run(const GridOptions& options, const float* weights, std::int64_t count);
+
+/// Codes of `count` weights on one grid.
+template <class Tag = void>
+void quantise_run(const GridOptions& options, const Grid<1>& grid, const float* weights, std::int64_t count,
+                  std::uint8_t* codes);
+
+namespace detail {
+
+inline constexpr int run_width = 16;
+
+/// A run as panels of 16 lanes: body(panel, columns) for the whole ones, then for the rest with zeros behind it. Zeros
+/// change no extent and have no rounding error.
+template <class Body>
+void for_run(const float* weights, std::int64_t count, const Body& body) {
+    const std::int64_t whole = count / run_width;
+    if (whole > 0) body(weights, whole);
+    if (whole * run_width == count) return;
+    alignas(64) float rest[run_width] = {};
+    for (std::int64_t i = whole * run_width; i < count; ++i) rest[i - whole * run_width] = weights[i];
+    body(rest, 1);
+}
+
+template <class Tag>
+Grid<run_width> in_all_lanes(const Grid<1>& grid) {
+    Grid<run_width> all;
+    for (int l = 0; l < run_width; ++l) {
+        all.scale[l] = grid.scale[0];
+        all.zero[l] = grid.zero[0];
+    }
+    return all;
+}
+
+template <class Tag>
+float run_error(const GridOptions& options, const Grid<1>& grid, const float* weights, std::int64_t count) {
+    const auto all = in_all_lanes<Tag>(grid);
+    float sum = 0;
+    for_run(weights, count, [&](const float* panel, std::int64_t columns) {
+        alignas(64) float error[run_width];
+        rounding_error<run_width, Tag>(options, all, panel, columns, nullptr, error);
+        for (int l = 0; l < run_width; ++l) sum += error[l];
+    });
+    return sum;
+}
+
+}  // namespace detail
+
+template <class Tag>
+Grid<1> fit_run(const GridOptions& options, const float* weights, std::int64_t count) {
+    Extent<detail::run_width> lanes{};
+    detail::for_run(weights, count, [&](const float* panel, std::int64_t columns) {
+        widen<detail::run_width, Tag>(panel, columns, lanes);
+    });
+    Extent<1> extent{};
+    for (int l = 0; l < detail::run_width; ++l) {
+        extent.low[0] = detail::at_most<Tag>(lanes.low[l], extent.low[0]);
+        extent.high[0] = detail::at_least<Tag>(lanes.high[l], extent.high[0]);
+    }
+    settle<1, Tag>(options, extent);
+    Grid<1> best;
+    grid_over<1, Tag>(options, extent, 1.0f, best);
+    if (options.search_steps < 1 || options.ternary) return best;
+    float least = detail::run_error<Tag>(options, best, weights, count);
+    for (int step = 1; step < options.search_steps; ++step) {
+        Grid<1> grid;
+        grid_over<1, Tag>(options, extent, shrink_of(options, step), grid);
+        const float error = detail::run_error<Tag>(options, grid, weights, count);
+        if (error < least) {
+            least = error;
+            best = grid;
+        }
+    }
+    return best;
+}
+
+template <class Tag>
+void quantise_run(const GridOptions& options, const Grid<1>& grid, const float* weights, std::int64_t count,
+                  std::uint8_t* codes) {
+    const auto all = detail::in_all_lanes<Tag>(grid);
+    detail::for_run(weights, count, [&](const float* panel, std::int64_t columns) {
+        for (std::int64_t c = 0; c < columns; ++c) {
+            alignas(64) float code[detail::run_width], value[detail::run_width];
+            quantise<detail::run_width, Tag>(options, all, panel + c * detail::run_width, code, value);
+            const std::int64_t left = count < detail::run_width ? count : detail::run_width;
+            for (std::int64_t l = 0; l < left; ++l)
+                codes[l] = static_cast<std::uint8_t>(static_cast<std::int32_t>(code[l]));
+            codes += left;
+            count -= left;
+        }
+    });
+}
+
 }  // namespace kerf::inline v1
