@@ -1,0 +1,321 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""GPTQ side by side: kerf, the IST-DASLab reference and GPTQModel, in one run on one machine.
+
+Every contender gets the same model folder, the same token windows and the same number of threads, and writes a
+checkpoint; `kerf eval` measures the perplexity of each on the same windows. Rounds are interleaved (A B C, A B C, ...)
+so that a slow minute of the machine falls on all alike; the tables give medians. Python's standard library is all this
+script needs; the contenders that are Python programs run in the environment whose interpreter --python names.
+
+  bench/gptq_compare.py --kerf build/bin/kerf --model SmolLM2-135M --tokens tokens.safetensors \\
+      --reference gptq --python venv/bin/python --rounds 3 --json gptq.json
+
+Wall time is from the start of the process to its end, checkpoint on disk; "quantised" ends when the last linear is done,
+in memory, which is where the reference's own scripts stop; "first layer" when block 0 is. Peak memory is the kernel's
+VmHWM of the process. Contenders that build extensions at their first use get one uncounted run first (--no-warm-up skips it).
+"""
+import argparse
+import json
+import os
+import platform
+import shutil
+import statistics
+import struct
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+CONTENDERS = HERE / "contenders"
+DEFAULT = ["kerf-float32", "kerf-bfloat16", "reference-float32", "reference-bfloat16", "reference-best", "gptqmodel"]
+
+
+@dataclass
+class Contender:
+    title: str
+    command: list  # argv; {output} is where the checkpoint goes
+    packed: bool = False  # the checkpoint is GPTQ-packed: unpacked before it is evaluated
+    warm_up: bool = False
+    block_linears: int = 0  # > 0: progress is read from kerf's metrics.jsonl, one line per linear
+
+
+@dataclass
+class Outcome:
+    wall: float = 0.0  # seconds from the start of the process
+    quantised: float | None = None
+    first_layer: float | None = None
+    peak_bytes: int = 0
+    perplexity: float | None = None
+    bits_per_weight: float | None = None
+
+
+@dataclass
+class Record:
+    contender: Contender
+    outcomes: list = field(default_factory=list)
+
+    def median(self, name):
+        values = [getattr(o, name) for o in self.outcomes if getattr(o, name) is not None]
+        return statistics.median(values) if values else None
+
+
+def parse_arguments():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kerf", default="build/bin/kerf", help="the kerf command; it also evaluates all results")
+    parser.add_argument("--model", required=True, type=Path)
+    parser.add_argument("--tokens", required=True, type=Path, help="safetensors file with int64 [windows, length] tensors")
+    parser.add_argument("--calibration-tensor", default="calib")
+    parser.add_argument("--evaluation-tensor", default="eval")
+    parser.add_argument("--reference", type=Path, help="checkout of IST-DASLab/gptq")
+    parser.add_argument("--python", default=sys.executable, help="interpreter with torch, transformers, gptqmodel")
+    parser.add_argument("--contenders", default=",".join(DEFAULT), help="comma-separated; default: %(default)s")
+    parser.add_argument("--bits", type=int, default=4)
+    parser.add_argument("--group-size", type=int, default=128)
+    parser.add_argument("--kerf-option", action="append", default=[], metavar="KEY=VALUE",
+                        help="further option of kerf's gptq stage, as TOML; may be repeated")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--no-warm-up", action="store_true")
+    parser.add_argument("--work", type=Path, help="folder for checkpoints and logs, kept; default: a temporary one")
+    parser.add_argument("--json", type=Path, help="where all figures go")
+    return parser.parse_args()
+
+
+# --- What is measured on -------------------------------------------------------------------------------------------
+
+def safetensors_header(file):
+    with open(file, "rb") as stream:
+        (size,) = struct.unpack("<Q", stream.read(8))
+        return json.loads(stream.read(size))
+
+
+def linear_shapes(model):
+    """[(out, in)] of the linears inside the blocks, and how many there are in block 0."""
+    shapes, in_first = [], 0
+    for file in sorted(model.glob("*.safetensors")):
+        for name, entry in safetensors_header(file).items():
+            if ".layers." in name and name.endswith(".weight") and len(entry["shape"]) == 2:
+                shapes.append(entry["shape"])
+                in_first += ".layers.0." in name
+    if not shapes:
+        raise SystemExit(f"{model}: no *.safetensors with linears named model.layers.N. in it")
+    return shapes, in_first
+
+
+def nominal_bits(shapes, bits, group):
+    """Code, 16-bit scale and a zero of as many bits as the code: what GPTQ's grouped layout takes, without its g_idx."""
+    weights = sum(out * width for out, width in shapes)
+    grids = sum(out * -(-width // group) if group > 0 else out for out, width in shapes)
+    return bits + grids * (16 + bits) / weights
+
+
+def first_line(path, key):
+    for line in Path(path).read_text().splitlines():
+        if line.startswith(key):
+            return line.split(":", 1)[1].strip()
+    return "unknown"
+
+
+def machine():
+    return {"cpu": first_line("/proc/cpuinfo", "model name"), "cores": os.cpu_count(),
+            "memory": first_line("/proc/meminfo", "MemTotal"), "system": platform.platform(),
+            "load_at_start": os.getloadavg()[0]}
+
+
+# --- The contenders --------------------------------------------------------------------------------------------------
+
+def write_recipe(options, compute, samples, length, file):
+    stage = [f"bits = {options.bits}", f"group_size = {options.group_size}"]
+    stage += [option.replace("=", " = ", 1) for option in options.kerf_option]
+    file.write_text("\n".join([
+        "[model]", f"path = {json.dumps(str(options.model.resolve()))}", f'compute_dtype = "{compute}"', "",
+        "[calibration]", 'source = "tokens"', f"path = {json.dumps(str(options.tokens.resolve()))}",
+        f'tensor = "{options.calibration_tensor}"', f"samples = {samples}", f"length = {length}", "",
+        "[[stage]]", 'method = "gptq"', *stage, "",
+        "[evaluation]", "before = false", "perplexity = []", "",
+        "[output]", f"path = {json.dumps(str(file.with_suffix('.out')))}", 'format = "hf"', 'dtype = "float32"', ""]))
+
+
+def make_contenders(options, work, block_linears):
+    windows, length = safetensors_header(options.tokens)[options.calibration_tensor]["shape"]
+    shared = ["--model", str(options.model), "--tokens", str(options.tokens), "--tensor", options.calibration_tensor,
+              "--output", "{output}", "--threads", str(options.threads),
+              "--bits", str(options.bits), "--group-size", str(options.group_size)]
+    reference = [options.python, str(CONTENDERS / "reference.py"), "--reference", str(options.reference), *shared]
+
+    known = {}
+    for compute in ("float32", "bfloat16"):
+        recipe = work / f"kerf-{compute}.toml"
+        write_recipe(options, compute, windows, length, recipe)
+        known[f"kerf-{compute}"] = Contender(
+            f"kerf, {compute}", [options.kerf, "run", str(recipe), "--output", "{output}", "--threads", str(options.threads), "--json"],
+            block_linears=block_linears)
+        known[f"reference-{compute}"] = Contender(f"reference, {compute}", [*reference, "--dtype", compute])
+    known["reference-best"] = Contender("reference, float32, true-sequential, act-order, static groups",
+                                        [*reference, "--true-sequential", "--act-order", "--static-groups"])
+    known["gptqmodel"] = Contender("GPTQModel, its defaults", [options.python, str(CONTENDERS / "gptqmodel_cpu.py"), *shared],
+                                   packed=True, warm_up=True)
+
+    chosen = {}
+    for name in filter(None, options.contenders.split(",")):
+        if name not in known:
+            raise SystemExit(f"unknown contender {name!r}; known: {', '.join(known)}")
+        if name.startswith("reference") and not options.reference:
+            print(f"{name} left out: no --reference", file=sys.stderr)
+            continue
+        chosen[name] = known[name]
+    return chosen
+
+
+# --- One run ---------------------------------------------------------------------------------------------------------
+
+class MetricsWatcher(threading.Thread):
+    """Notes when kerf's metrics.jsonl under `folder` first holds `lines` lines: block 0 is done then."""
+
+    def __init__(self, folder, lines, start):
+        super().__init__(daemon=True)
+        self.folder, self.lines, self.start_time = folder, lines, start
+        self.seconds, self.finished = None, threading.Event()
+
+    def run(self):
+        while self.seconds is None and not self.finished.wait(0.01):
+            for file in self.folder.rglob("metrics.jsonl"):
+                try:
+                    if file.read_bytes().count(b"\n") >= self.lines:
+                        self.seconds = time.monotonic() - self.start_time
+                except FileNotFoundError:
+                    pass  # renamed between the listing and the reading
+
+
+def run_contender(contender, options, folder):
+    """Runs one contender in `folder`; its checkpoint is folder/checkpoint, what it printed folder/log."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    command = [part.format(output=folder / "checkpoint") for part in contender.command]
+    environment = dict(os.environ, OMP_NUM_THREADS=str(options.threads), MKL_NUM_THREADS=str(options.threads))
+    outcome = Outcome()
+    start = time.monotonic()
+    with open(folder / "log", "wb") as log, subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=log, env=environment) as process:
+        watcher = None
+        if contender.block_linears:
+            watcher = MetricsWatcher(folder, contender.block_linears, start)
+            watcher.start()
+        for line in process.stdout:
+            log.write(line)
+            if line.startswith(b"@bench first-layer"):
+                outcome.first_layer = time.monotonic() - start
+            elif line.startswith(b"@bench quantised"):
+                outcome.quantised = time.monotonic() - start
+        _, status, usage = os.wait4(process.pid, 0)
+        outcome.wall = time.monotonic() - start
+        process.returncode = os.waitstatus_to_exitcode(status)
+    if watcher:
+        watcher.finished.set()
+        watcher.join()
+        outcome.first_layer = watcher.seconds
+    if process.returncode != 0:
+        tail = (folder / "log").read_bytes()[-2000:].decode(errors="replace")
+        raise SystemExit(f"{contender.title}: exit code {process.returncode}. The end of {folder / 'log'}:\n{tail}")
+    outcome.peak_bytes = usage.ru_maxrss * 1024
+    return outcome
+
+
+def perplexity(options, checkpoint):
+    command = [options.kerf, "eval", str(checkpoint), "--perplexity", str(options.tokens), "--source", "tokens",
+               "--tensor", options.evaluation_tensor, "--threads", str(options.threads), "--json"]
+    answer = subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout
+    found = find_key(json.loads(answer), "perplexity")
+    if found is None:
+        raise SystemExit(f"no perplexity in the answer of: {' '.join(command)}")
+    return found
+
+
+def find_key(value, key):
+    """The first number under `key` anywhere in a JSON value."""
+    children = value.values() if isinstance(value, dict) else value if isinstance(value, list) else []
+    if isinstance(value, dict) and isinstance(value.get(key), (int, float)):
+        return float(value[key])
+    return next((found for child in children if (found := find_key(child, key)) is not None), None)
+
+
+def judge(contender, options, folder, outcome, nominal):
+    """Fills in what the checkpoint itself tells: perplexity and bits per weight."""
+    checkpoint, outcome.bits_per_weight = folder / "checkpoint", nominal
+    if contender.packed:
+        plain = folder / "plain"
+        unpack = [options.python, str(CONTENDERS / "unpack_gptq.py"), str(checkpoint), str(plain)]
+        answer = subprocess.run(unpack, stdout=subprocess.PIPE, check=True).stdout
+        outcome.bits_per_weight, checkpoint = json.loads(answer)["bits_per_weight"], plain
+    outcome.perplexity = perplexity(options, checkpoint)
+
+
+# --- The tables ------------------------------------------------------------------------------------------------------
+
+def cell(value, pattern, scale=1.0):
+    return "–" if value is None else format(value * scale, pattern)
+
+
+def table(records, dense):
+    best = min((r.median("wall") for n, r in records.items() if n.startswith("kerf")), default=None)
+    rows = ["| | wall s | × fastest kerf | quantised s | first layer s | peak GB | perplexity | bits/weight |",
+            "|---|---|---|---|---|---|---|---|",
+            f"| dense | | | | | | {dense:.4f} | |"]
+    for record in records.values():
+        wall = record.median("wall")
+        rows.append(" | ".join([
+            f"| {record.contender.title}", cell(wall, ".1f"), cell(wall / best if best else None, ".1f"),
+            cell(record.median("quantised"), ".1f"), cell(record.median("first_layer"), ".2f"),
+            cell(record.median("peak_bytes"), ".2f", 1e-9), cell(record.median("perplexity"), ".4f"),
+            cell(record.median("bits_per_weight"), ".3f")]) + " |")
+    return "\n".join(rows)
+
+
+def measure(options, work):
+    shapes, block_linears = linear_shapes(options.model)
+    nominal = nominal_bits(shapes, options.bits, options.group_size)
+    contenders = make_contenders(options, work, block_linears)
+    records = {name: Record(contender) for name, contender in contenders.items()}
+
+    for file in options.model.glob("*.safetensors"):
+        file.read_bytes()  # into the page cache, for the first contender as for the last
+    for name, contender in contenders.items():
+        if contender.warm_up and not options.no_warm_up:
+            print(f"warm-up: {name}", file=sys.stderr)
+            run_contender(contender, options, work / name)
+    dense = perplexity(options, options.model)
+    for number in range(options.rounds):
+        for name, contender in contenders.items():
+            outcome = run_contender(contender, options, work / name)
+            judge(contender, options, work / name, outcome, nominal)
+            records[name].outcomes.append(outcome)
+            print(f"round {number + 1}: {name}: {outcome.wall:.1f} s, {outcome.peak_bytes / 1e9:.2f} GB, "
+                  f"perplexity {outcome.perplexity:.4f}", file=sys.stderr)
+    return dense, records
+
+
+def main():
+    options = parse_arguments()
+    described = machine()
+    with tempfile.TemporaryDirectory() as temporary:
+        work = options.work or Path(temporary)
+        work.mkdir(parents=True, exist_ok=True)
+        dense, records = measure(options, work)
+    windows, length = safetensors_header(options.tokens)[options.calibration_tensor]["shape"]
+    print(f"{options.model.name}, {options.bits} bits, groups of {options.group_size}, {windows} x {length} tokens, "
+          f"{options.threads} threads, median of {options.rounds}; {described['cpu']}, {described['cores']} cores.\n")
+    print(table(records, dense))
+    if options.json:
+        options.json.write_text(json.dumps({
+            "machine": described, "dense_perplexity": dense,
+            "settings": {key: str(value) for key, value in vars(options).items()},
+            "contenders": {name: {"title": r.contender.title, "command": r.contender.command,
+                                  "rounds": [vars(o) for o in r.outcomes]} for name, r in records.items()}}, indent=2))
+
+
+if __name__ == "__main__":
+    main()
