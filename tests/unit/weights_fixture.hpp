@@ -1,118 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <gtest/gtest.h>
-#include <sys/mman.h>
-#include <unistd.h>
 #include <zlib.h>
 
-#include <cstddef>
-#include <cstring>
-#include <filesystem>
-#include <fstream>
-#include <iterator>
+#include <cstdint>
 #include <string>
 #include <vector>
 
-#include "core/support/error.hpp"
+#include "test_files.hpp"
 
 namespace kerf::test {
-
-/// A new folder that goes with its owner.
-class TemporaryFolder {
-public:
-    TemporaryFolder() {
-        auto pattern = (std::filesystem::temp_directory_path() / "kerf-test-XXXXXX").string();
-        if (!::mkdtemp(pattern.data())) throw std::runtime_error("no temporary folder");
-        path_ = pattern;
-    }
-    TemporaryFolder(const TemporaryFolder&) = delete;
-    TemporaryFolder& operator=(const TemporaryFolder&) = delete;
-    ~TemporaryFolder() {
-        std::error_code ignored;
-        std::filesystem::remove_all(path_, ignored);
-    }
-    const std::filesystem::path& path() const { return path_; }
-    std::filesystem::path operator/(const std::string& name) const { return path_ / name; }
-
-    std::filesystem::path write(const std::string& name, const std::string& content) const {
-        std::ofstream(path_ / name, std::ios::binary) << content;
-        return path_ / name;
-    }
-
-private:
-    std::filesystem::path path_;
-};
-
-/// A file that no disk holds, for tests that write thousands of them.
-class MemoryFile {
-public:
-    explicit MemoryFile(const std::string& content) : fd_(::memfd_create("kerf-test", MFD_CLOEXEC)) {
-        if (fd_ < 0 || ::write(fd_, content.data(), content.size()) != static_cast<ssize_t>(content.size()))
-            throw std::runtime_error("no memory file");
-    }
-    MemoryFile(const MemoryFile&) = delete;
-    MemoryFile& operator=(const MemoryFile&) = delete;
-    ~MemoryFile() { ::close(fd_); }
-    std::filesystem::path path() const { return "/proc/self/fd/" + std::to_string(fd_); }
-
-private:
-    int fd_;
-};
-
-inline std::string read_file(const std::filesystem::path& path) {
-    std::ifstream in(path, std::ios::binary);
-    return {std::istreambuf_iterator<char>(in), {}};
-}
-
-/// The little-endian bytes of a value.
-template <class T>
-std::string raw(T value) {
-    std::string bytes(sizeof value, '\0');
-    std::memcpy(bytes.data(), &value, sizeof value);
-    return bytes;
-}
-
-template <class T>
-std::string raw_all(const std::vector<T>& values) {
-    std::string bytes;
-    for (const T value : values) bytes += raw(value);
-    return bytes;
-}
 
 /// A safetensors file of this header and these data, right or wrong.
 inline std::string safetensors_file(const std::string& header, const std::string& data) {
     return raw<std::uint64_t>(header.size()) + header + data;
-}
-
-/// What the Error(fault) says that `body` throws; fails the test when it throws none, or another one.
-template <class Body>
-std::string message_of(Body body, core::Fault fault = core::Fault::input) {
-    try {
-        body();
-    } catch (const core::Error& error) {
-        EXPECT_EQ(error.fault(), fault) << error.what();
-        return error.what();
-    } catch (const std::exception& error) {
-        ADD_FAILURE() << "threw something other than kerf::core::Error: " << error.what();
-        return {};
-    }
-    ADD_FAILURE() << "threw nothing";
-    return {};
-}
-
-/// True when `body` returns or throws Error(input) or Error(environment), the only ends that a damaged file may lead
-/// to.
-template <class Body>
-bool ends_well(Body body) {
-    try {
-        body();
-        return true;
-    } catch (const core::Error& error) {
-        return error.fault() == core::Fault::input || error.fault() == core::Fault::environment;
-    } catch (...) {
-        return false;
-    }
 }
 
 /// Builds a zip archive of stored entries; the settings make it lie.
@@ -195,13 +96,15 @@ struct ArchiveBuilder {
         return out + "t";
     }
     static std::string storage(const std::string& type, const std::string& key, std::int64_t elements) {
-        return "(" + word("storage") + "ctorch\n" + type + "\n" + word(key) + word("cpu") + integer(elements) + "tQ";
+        return core::text("(", word("storage"), "ctorch\n", type, "\n", word(key), word("cpu"), integer(elements),
+                          "tQ");
     }
     static std::string tensor(const std::string& storage, std::int64_t offset, const std::vector<std::int64_t>& shape,
                               const std::vector<std::int64_t>& strides) {
-        return "ctorch._utils\n_rebuild_tensor_v2\n(" + storage + integer(offset) + tuple(shape) + tuple(strides) +
-               "\x89"
-               "ccollections\nOrderedDict\n)RtR";
+        return core::text("ctorch._utils\n_rebuild_tensor_v2\n(", storage, integer(offset), tuple(shape),
+                          tuple(strides),
+                          "\x89"
+                          "ccollections\nOrderedDict\n)RtR");
     }
     void add(const std::string& name, const std::string& value) { pickle += word(name) + value; }
     void add_storage(const std::string& key, const std::string& bytes) { zip.add("archive/data/" + key, bytes); }
