@@ -5,7 +5,7 @@
 
 #include "core/plugin_api/host_table.hpp"
 #include "core/support/error.hpp"
-#include "core/support/file.hpp"
+#include "core/support/json_text.hpp"
 
 namespace kerf::core {
 namespace {
@@ -35,20 +35,6 @@ const AdapterComponent& adapter_for(const nlohmann::json& config, const std::fil
 }
 
 }  // namespace
-
-nlohmann::json read_json(const std::filesystem::path& path) {
-    const std::string content = read_text(path);
-    // A hostile file may nest without end; no config or index is deeper than this.
-    constexpr int deepest = 64;
-    try {
-        return nlohmann::json::parse(content, [&](int depth, nlohmann::json::parse_event_t, nlohmann::json&) {
-            if (depth > deepest) bad_input(path.string(), ": nested deeper than ", deepest, " levels");
-            return true;
-        });
-    } catch (const nlohmann::json::exception& error) {
-        bad_input(path.string(), ": not valid JSON (", error.what(), ")");
-    }
-}
 
 Model Model::describe(const std::filesystem::path& folder, const Components& components) {
     if (!std::filesystem::is_directory(folder)) bad_input(folder.string(), ": no such folder; model.path names a folder in Hugging Face layout");

@@ -7,6 +7,7 @@
 
 #include "core/exec/program.hpp"
 #include "core/graph/graph.hpp"
+#include "core/support/json_text.hpp"
 #include "core/pipeline/components.hpp"
 #include "core/weights/checkpoint.hpp"
 
@@ -48,8 +49,5 @@ private:
     std::shared_ptr<const Checkpoint> checkpoint_;
     const AdapterComponent* adapter_ = nullptr;
 };
-
-/// Text of a JSON file; syntax errors are Error(input) with the file's name.
-nlohmann::json read_json(const std::filesystem::path& path);
 
 }  // namespace kerf::core

@@ -86,7 +86,7 @@ TokenizerConfig read_tokenizer_config(const std::filesystem::path& folder) {
     const auto read = [&](const char* name, auto use) {
         const auto path = folder / name;
         if (!std::filesystem::exists(path)) return;
-        const auto document = read_json_file(path);
+        const auto document = read_json(path);
         use(JsonPart(document, path.string()));
     };
     out.where = (folder / "tokenizer_config.json").string();

@@ -6,45 +6,6 @@
 #include "core/support/file.hpp"
 
 namespace kerf::core {
-namespace {
-
-constexpr int deepest = 64;
-
-/// Before parsing, since everything that walks the document later is recursive.
-void check_depth(std::string_view text, const std::string& where) {
-    int depth = 0;
-    bool in_string = false;
-    for (std::size_t i = 0; i < text.size(); ++i) {
-        const char c = text[i];
-        if (in_string) {
-            if (c == '\\')
-                ++i;
-            else if (c == '"')
-                in_string = false;
-        } else if (c == '"') {
-            in_string = true;
-        } else if (c == '{' || c == '[') {
-            if (++depth > deepest) bad_input(where, ": nested deeper than ", deepest, " levels");
-        } else if (c == '}' || c == ']') {
-            --depth;
-        }
-    }
-}
-
-}  // namespace
-
-nlohmann::json parse_json(std::string_view text, const std::string& where) {
-    check_depth(text, where);
-    try {
-        return nlohmann::json::parse(text);
-    } catch (const nlohmann::json::exception& error) {
-        bad_input(where, ": not valid JSON: ", error.what());
-    }
-}
-
-nlohmann::json read_json_file(const std::filesystem::path& path) {
-    return parse_json(read_text(path), path.string());
-}
 
 bool JsonPart::has(const char* key) const {
     if (!value_->is_object()) fail("an object is needed here");

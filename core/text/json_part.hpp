@@ -10,14 +10,9 @@
 #include <vector>
 
 #include "core/support/error.hpp"
+#include "core/support/json_text.hpp"
 
 namespace kerf::core {
-
-/// A JSON file as a document. Error(input) for a file that is missing, larger than 64 MiB, nested deeper than 64, or no
-/// JSON.
-nlohmann::json read_json_file(const std::filesystem::path& path);
-/// The same for a text that is already here; `where` begins the messages.
-nlohmann::json parse_json(std::string_view text, const std::string& where);
 
 /// A part of a document that knows where it is, so that each complaint says so:
 /// "tokenizer.json: pre_tokenizer.pretokenizers[1]: …". It refers to the document, which must outlive it.

@@ -73,12 +73,8 @@ std::unique_ptr<Tokenizer> assemble(TokenizerParts parts, const TokenizerConfig&
         return token == nullptr ? std::nullopt : parts.added.find(token->content);
     };
     const auto bos = id_of("bos_token"), eos = id_of("eos_token");
-    // An explicit word of the configuration replaces what the tokenizer file says about both ends.
-    if (config.add_bos || config.add_eos) {
-        parts.surroundings = {};
-        if (config.add_bos.value_or(false) && bos) parts.surroundings.before.push_back(*bos);
-        if (config.add_eos.value_or(false) && eos) parts.surroundings.after.push_back(*eos);
-    }
+    if (config.add_bos.value_or(false) && bos) parts.surroundings.before.push_back(*bos);
+    if (config.add_eos.value_or(false) && eos) parts.surroundings.after.push_back(*eos);
     return std::make_unique<PipelineTokenizer>(std::move(parts), bos, eos);
 }
 
@@ -87,7 +83,11 @@ std::unique_ptr<Tokenizer> Tokenizer::open(const std::filesystem::path& folder) 
     if (!fs::is_directory(folder))
         bad_input(folder.string(), ": no such folder; the model folder with its tokenizer is needed");
     auto config = read_tokenizer_config(folder);
-    if (fs::exists(folder / "tokenizer.json")) return assemble(read_tokenizer_json(folder / "tokenizer.json"), config);
+    if (fs::exists(folder / "tokenizer.json")) {
+        // Its own post-processor decides about BOS and EOS; transformers ignores the two keys beside such a file.
+        config.add_bos = config.add_eos = std::nullopt;
+        return assemble(read_tokenizer_json(folder / "tokenizer.json"), config);
+    }
     if (fs::exists(folder / "tokenizer.model")) {
         auto parts = read_sentencepiece(folder / "tokenizer.model", config);
         return assemble(std::move(parts), config);

@@ -84,7 +84,7 @@ void read_added_tokens(const JsonPart& file, const Normalizer& normalizer, const
 }  // namespace
 
 TokenizerParts read_tokenizer_json(const std::filesystem::path& path) {
-    const auto document = read_json_file(path);
+    const auto document = read_json(path);
     const JsonPart file(document, path.string());
     Normalizer normalizer;
     PreTokenizer pre_tokenizer;
@@ -103,7 +103,7 @@ TokenizerParts read_tokenizer_json(const std::filesystem::path& path) {
 
 TokenizerParts read_vocab_and_merges(const std::filesystem::path& vocab, const std::filesystem::path& merges,
                                      TokenizerConfig& config) {
-    const auto document = read_json_file(vocab);
+    const auto document = read_json(vocab);
     Vocabulary vocabulary = read_vocabulary(JsonPart(document, vocab.string()));
     const std::string lines = read_text(merges);
     std::vector<Bpe::MergeRule> rules;

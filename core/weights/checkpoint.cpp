@@ -7,7 +7,7 @@
 
 #include "core/support/error.hpp"
 #include "core/weights/bounded.hpp"
-#include "core/weights/json_text.hpp"
+#include "core/support/json_text.hpp"
 
 namespace kerf::core {
 namespace {

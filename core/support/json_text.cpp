@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "core/weights/json_text.hpp"
+#include "core/support/json_text.hpp"
 
 #include <set>
 #include <vector>
 
 #include "core/support/error.hpp"
+#include "core/support/file.hpp"
 
 namespace kerf::core {
 namespace {
@@ -31,6 +32,10 @@ nlohmann::json parse_json(std::string_view text, const std::string& what) {
     } catch (const Json::exception& error) {
         bad_input(what, ": is not valid JSON: ", error.what());
     }
+}
+
+nlohmann::json read_json(const std::filesystem::path& path) {
+    return parse_json(read_text(path), path.string());
 }
 
 }  // namespace kerf::core
