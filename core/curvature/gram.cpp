@@ -17,7 +17,7 @@
 namespace kerf::core {
 namespace {
 
-using kernels::Isa;
+using Kernel = kernels::GramKernelBf16;
 using kernels::PackedBf16;
 using linalg::ceil_div;
 
@@ -60,10 +60,10 @@ std::int64_t packed_form_bytes(std::int64_t features) {
     return PackedBf16::size_of(GramAccumulator::chunk_tokens, features) * 4;
 }
 
-std::int64_t packed_stage_bytes(Isa isa, std::int64_t features) {
-    if (isa == Isa::generic) return 0;
+std::int64_t packed_stage_bytes(const Kernel* kernel, std::int64_t features) {
+    if (kernel == nullptr) return 0;
     const std::int64_t tail = kernels::gram_block_tokens * features * 2;
-    return packed_form_bytes(features) * (isa == Isa::amx_bf16 ? 2 : 1) + tail;
+    return packed_form_bytes(features) * (kernel->turned ? 2 : 1) + tail;
 }
 
 }  // namespace
@@ -75,17 +75,17 @@ public:
     explicit Stage(std::int64_t features) : features_(features) {}
 
     std::int64_t tokens() const { return filled_ + tail_; }
-    bool packed() const { return isa_ != Isa::generic; }
+    bool packed() const { return kernel_ != nullptr; }
+    const Kernel* kernel() const { return kernel_; }
     bool full() const { return tokens() == chunk_tokens; }
     void clear() { filled_ = tail_ = 0; }
 
-    /// Chooses the form; only while empty.
-    void use(Isa isa) {
-        if (isa == isa_ && memory_) return;
-        isa_ = isa;
-        const std::int64_t rows = row_stage_bytes(features_);
+    /// Chooses the form, null = rows; only while empty.
+    void use(const Kernel* kernel) {
+        if (kernel == kernel_ && memory_) return;
+        kernel_ = kernel;
         memory_.reset();
-        memory_ = aligned_bytes(packed() ? packed_stage_bytes(isa_, features_) : rows);
+        memory_ = aligned_bytes(packed() ? packed_stage_bytes(kernel_, features_) : row_stage_bytes(features_));
     }
 
     /// Each takes what fits into the chunk, and says how many tokens that was.
@@ -128,12 +128,11 @@ public:
     PackedBf16 form() const {
         PackedBf16 form;
         form.pairs = reinterpret_cast<std::uint32_t*>(memory_.get());
-        if (isa_ == Isa::amx_bf16) form.turned = form.pairs + packed_form_bytes(features_) / 4;
+        if (kernel_->turned) form.turned = form.pairs + packed_form_bytes(features_) / 4;
         form.panels = PackedBf16::panels_of(features_);
         form.panel_stride = PackedBf16::stride_of(chunk_tokens);
         return form;
     }
-    Isa isa() const { return isa_; }
 
     float value(std::int64_t token, std::int64_t feature) {
         if (!packed()) return rows()[token * features_ + feature];
@@ -145,20 +144,19 @@ public:
 
 private:
     std::uint16_t* tail_rows() {
-        const std::int64_t forms = isa_ == Isa::amx_bf16 ? 2 : 1;
+        const std::int64_t forms = kernel_->turned ? 2 : 1;
         return reinterpret_cast<std::uint16_t*>(memory_.get() + forms * packed_form_bytes(features_));
     }
     void pack(const std::uint16_t* x, std::int64_t tokens) {
-        PackedBf16 packed = form();
+        const PackedBf16 packed = form();
         parallel_for(packed.panels, 16, [&](std::int64_t lo, std::int64_t hi) {
-            kernels::gram_pack_bf16(isa_, x, features_, tokens, features_, lo, hi, filled_ / kernels::gram_block_tokens,
-                                    packed);
+            kernel_->pack(x, features_, tokens, features_, lo, hi, filled_ / kernels::gram_block_tokens, packed);
         });
         filled_ += tokens;
     }
 
     std::int64_t features_, filled_ = 0, tail_ = 0;
-    Isa isa_ = Isa::generic;
+    const Kernel* kernel_ = nullptr;
     AlignedBytes memory_;
 };
 
@@ -180,7 +178,7 @@ void GramAccumulator::add(const float* x, std::int64_t tokens) {
         if (stage_->tokens() == 0 && tokens >= chunk_tokens) {
             fold(x, taken);  // a whole chunk needs no copy
         } else {
-            stage_->use(Isa::generic);
+            stage_->use(nullptr);
             taken = stage_->append_rows(x, tokens);
             if (stage_->full()) fold_stage();
         }
@@ -190,11 +188,11 @@ void GramAccumulator::add(const float* x, std::int64_t tokens) {
 }
 
 void GramAccumulator::add_bf16(const std::uint16_t* x, std::int64_t tokens) {
-    const Isa isa = kernels::active_isa();
-    if (stage_->isa() != isa) fold_stage();
+    const Kernel* kernel = kernels::active_gram_kernel_bf16();
+    if (stage_->kernel() != kernel) fold_stage();
     tokens_ += tokens;
     while (tokens > 0) {
-        stage_->use(isa);
+        stage_->use(kernel);
         const std::int64_t taken =
             stage_->packed() ? stage_->append_packed(x, tokens) : stage_->append_widened(x, tokens);
         if (stage_->full()) fold_stage();
@@ -249,8 +247,7 @@ void GramAccumulator::fold_stage() {
         };
         fold_tiles([&](std::int64_t row, std::int64_t count, std::int64_t column, std::int64_t columns, float* c,
                        std::int64_t ldc) {
-            kernels::gram_tile_bf16(stage_->isa(), packed, blocks, row, whole_steps(count), column,
-                                    whole_steps(columns), c, ldc);
+            stage_->kernel()->tile(packed, blocks, row, whole_steps(count), column, whole_steps(columns), c, ldc);
         });
         check_sums(nullptr, tokens);
         folded_ += tokens;
@@ -280,7 +277,8 @@ void GramAccumulator::check_sums(const float* rows, std::int64_t tokens) const {
 
 std::uint64_t GramAccumulator::memory(std::int64_t features) {
     const std::int64_t edge = tile_edge(features);
-    const std::int64_t stage = std::max(row_stage_bytes(features), packed_stage_bytes(kernels::active_isa(), features));
+    const std::int64_t stage =
+        std::max(row_stage_bytes(features), packed_stage_bytes(kernels::active_gram_kernel_bf16(), features));
     return static_cast<std::uint64_t>(sum_size(features) * 8 + stage + threads() * edge * edge * 4);
 }
 

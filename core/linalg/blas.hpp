@@ -29,16 +29,22 @@ int MKL_Set_Num_Threads_Local(int);
 
 namespace kerf::core::blas {
 
+/// Makes results independent of where memory lies. Before BLAS is first used, by anybody, or it has no effect.
+void make_reproducible();
+
 /// While it lives, BLAS uses one thread in this thread of ours.
 class OneThread {
 public:
-    OneThread() : before_(MKL_Set_Num_Threads_Local(1)) {}
+    OneThread() {
+        make_reproducible();
+        before_ = MKL_Set_Num_Threads_Local(1);
+    }
     ~OneThread() { MKL_Set_Num_Threads_Local(before_); }
     OneThread(const OneThread&) = delete;
     OneThread& operator=(const OneThread&) = delete;
 
 private:
-    int before_;
+    int before_ = 0;
 };
 
 inline int narrow(std::int64_t value) {

@@ -9,7 +9,8 @@ namespace kerf::core {
 /// run through parallel_for, each in one BLAS thread: the same bytes at any number of threads.
 namespace linalg {
 
-/// Once, before anything else: one BLAS thread for each of ours.
+/// Once, before anything else that uses BLAS (LibTorch's matrix products too): one BLAS and OpenMP thread for each of ours,
+/// and MKL's reproducible mode, without which results depend on how memory happens to be aligned.
 void initialise();
 
 /// c[m, n] = alpha · op(a) op(b) + beta · c, op(x) = xᵀ when transposed; leading dimensions in elements.
@@ -17,17 +18,19 @@ template <class Real>
 void gemm(bool transpose_a, bool transpose_b, std::int64_t m, std::int64_t n, std::int64_t k, Real alpha, const Real* a,
           std::int64_t lda, const Real* b, std::int64_t ldb, Real beta, Real* c, std::int64_t ldc);
 
-/// c[n, n] += alpha · aᵀ a on the lower triangle's tiles, a [k, n]; accumulate in Real. `symmetrise` copies it above.
+/// c[n, n] = alpha · aᵀ a + beta · c on the lower triangle, a [k, n]; sums in Real. What is above the diagonal is not kept;
+/// `symmetrise` makes it good.
 template <class Real>
 void syrk(std::int64_t n, std::int64_t k, Real alpha, const Real* a, std::int64_t lda, Real beta, Real* c, std::int64_t ldc);
 template <class Real>
 void symmetrise(std::int64_t n, Real* c, std::int64_t ldc);  ///< lower triangle onto the upper
 
-/// a = L Lᵀ, L into the lower triangle (upper left as it was). Returns -1, or the first pivot that is not positive.
+/// a = L Lᵀ from the lower triangle, L into it; what is above the diagonal is neither read nor kept. Returns -1, or the
+/// first pivot that is not positive (NaN is not).
 template <class Real>
 std::int64_t cholesky(std::int64_t n, Real* a, std::int64_t lda);
 
-/// In place: h → U, upper triangular with zeros below, Uᵀ U = h⁻¹. One Cholesky of the index-reversed h (h = R Rᵀ, R
+/// In place, from the upper triangle of h: h → U, upper triangular with zeros below, Uᵀ U = h⁻¹. One Cholesky of the index-reversed h (h = R Rᵀ, R
 /// upper) and one triangular inverse (U = R⁻¹): 2/3 n³. Returns -1, or the pivot (in h's own numbering) that failed.
 template <class Real>
 std::int64_t inverse_factor(std::int64_t n, Real* h, std::int64_t ldh);

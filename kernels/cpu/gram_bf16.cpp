@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "kernels/cpu/gram_bf16.hpp"
 
+#include <atomic>
 #include <bit>
 #include <vector>
 
@@ -8,16 +9,26 @@
 
 namespace kerf::kernels {
 
-void gram_pack_bf16(Isa isa, const std::uint16_t* x, std::int64_t ldx, std::int64_t tokens, std::int64_t features,
-                    std::int64_t first_panel, std::int64_t last_panel, std::int64_t first_block, PackedBf16& packed) {
-    const auto pack = isa == Isa::amx_bf16 ? detail::pack_amx : detail::pack_avx512;
-    pack(x, ldx, tokens, features, first_panel, last_panel, first_block, packed);
+namespace {
+
+std::atomic<const GramKernelBf16*> replacement{nullptr};
+
+}  // namespace
+
+const GramKernelBf16* gram_kernel_bf16(Isa isa) {
+    static constexpr GramKernelBf16 amx{true, detail::pack_amx, detail::tile_amx};
+    static constexpr GramKernelBf16 avx512{false, detail::pack_avx512, detail::tile_avx512};
+    if (!supports(isa)) return nullptr;
+    return isa == Isa::amx_bf16 ? &amx : isa == Isa::avx512_bf16 ? &avx512 : nullptr;
 }
 
-void gram_tile_bf16(Isa isa, const PackedBf16& packed, std::int64_t blocks, std::int64_t row, std::int64_t rows,
-                    std::int64_t column, std::int64_t columns, float* c, std::int64_t ldc) {
-    const auto tile = isa == Isa::amx_bf16 ? detail::tile_amx : detail::tile_avx512;
-    tile(packed, blocks, row, rows, column, columns, c, ldc);
+const GramKernelBf16* active_gram_kernel_bf16() {
+    if (const auto* other = replacement.load()) return other;
+    return gram_kernel_bf16(active_isa());
+}
+
+void replace_gram_kernel_bf16(const GramKernelBf16* kernel) {
+    replacement.store(kernel);
 }
 
 void widen_bf16(const std::uint16_t* x, float* out, std::int64_t n) {

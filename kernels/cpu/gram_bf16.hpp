@@ -12,15 +12,15 @@
 /// A chunk of tokens is packed once and then used by all its tiles. Unit of packing: 32 tokens × 16 features = one tile
 /// register of 1 KiB, kept in two forms, since the product needs x as right-hand and xᵀ as left-hand side:
 ///   pairs   [16 token pairs][16 features] of (x[2p], x[2p+1]): what AMX calls VNNI order
-///   turned  [16 features][16 token pairs], its transpose as 16 × 16 dwords (AMX only)
+///   turned  [16 features][16 token pairs], its transpose as 16 × 16 dwords (for AMX)
 /// Tiles of one panel (16 features) follow each other in token order. Missing tokens and features are zeros.
 namespace kerf::kernels {
 
 inline constexpr std::int64_t gram_block_tokens = 32;    ///< tokens are packed in blocks of so many
 inline constexpr std::int64_t gram_panel_features = 16;  ///< features of one panel
-inline constexpr std::int64_t gram_step_features = 32;   ///< edges of gram_tile_bf16 are multiples of this
+inline constexpr std::int64_t gram_step_features = 32;   ///< edges of tiles are multiples of this
 
-/// A packed chunk. Memory is the caller's, aligned to 64 bytes; `turned` may be null unless the kernel is AMX.
+/// A packed chunk. Memory is the caller's, aligned to 64 bytes; `turned` is null for a kernel that does not read it.
 struct PackedBf16 {
     std::uint32_t* pairs = nullptr;
     std::uint32_t* turned = nullptr;
@@ -42,15 +42,30 @@ struct PackedBf16 {
     }
 };
 
-/// Packs panels [first_panel, last_panel) of x [tokens, features] (rows `ldx` elements apart) as token blocks
-/// first_block, first_block + 1, … A last block with fewer than 32 tokens is filled up with zeros.
-void gram_pack_bf16(Isa isa, const std::uint16_t* x, std::int64_t ldx, std::int64_t tokens, std::int64_t features,
-                    std::int64_t first_panel, std::int64_t last_panel, std::int64_t first_block, PackedBf16& packed);
+/// One implementation.
+struct GramKernelBf16 {
+    bool turned;  ///< whether it reads PackedBf16::turned
 
-/// c[rows, columns] = Σ over token blocks [0, blocks) of features [row, row + rows) × [column, column + columns). All
-/// four are multiples of 32; c's rows are `ldc` elements apart. `isa` is one that supports() allows, not generic.
-void gram_tile_bf16(Isa isa, const PackedBf16& packed, std::int64_t blocks, std::int64_t row, std::int64_t rows,
-                    std::int64_t column, std::int64_t columns, float* c, std::int64_t ldc);
+    /// Packs panels [first_panel, last_panel) of x [tokens, features] (rows `ldx` elements apart) as token blocks
+    /// first_block, first_block + 1, … A last block with fewer than 32 tokens is filled up with zeros.
+    void (*pack)(const std::uint16_t* x, std::int64_t ldx, std::int64_t tokens, std::int64_t features,
+                 std::int64_t first_panel, std::int64_t last_panel, std::int64_t first_block, const PackedBf16& packed);
+
+    /// c[rows, columns] = Σ over token blocks [0, blocks) of features [row, row + rows) × [column, column + columns).
+    /// All four are multiples of 32; c's rows are `ldc` elements apart. Squares of 32 × 32 above the diagonal are left
+    /// alone.
+    void (*tile)(const PackedBf16& packed, std::int64_t blocks, std::int64_t row, std::int64_t rows,
+                 std::int64_t column, std::int64_t columns, float* c, std::int64_t ldc);
+};
+
+/// The kernel of a level, null for `generic` (widen, and use float32) and for what supports() refuses.
+const GramKernelBf16* gram_kernel_bf16(Isa isa);
+
+/// That of active_isa(), unless a test has put another in its place.
+const GramKernelBf16* active_gram_kernel_bf16();
+
+/// Puts `kernel` in place until it is called with nullptr: tests run plain C++ emulations where the processor has none.
+void replace_gram_kernel_bf16(const GramKernelBf16* kernel);
 
 /// The plain reference: c[features, features] (lower triangle) = Σ x xᵀ, one float32 sum an entry in token order.
 void gram_reference_bf16(const std::uint16_t* x, std::int64_t ldx, std::int64_t tokens, std::int64_t features, float* c,

@@ -39,7 +39,7 @@ struct Amx {
 }  // namespace
 
 void pack_amx(const uint16_t* x, int64_t ldx, int64_t tokens, int64_t features, int64_t first_panel, int64_t last_panel,
-              int64_t first_block, PackedBf16& packed) {
+              int64_t first_block, const PackedBf16& packed) {
     pack<Amx>(x, ldx, tokens, features, first_panel, last_panel, first_block, packed);
 }
 

@@ -24,7 +24,7 @@ struct Avx512 {
 }  // namespace
 
 void pack_avx512(const uint16_t* x, int64_t ldx, int64_t tokens, int64_t features, int64_t first_panel,
-                 int64_t last_panel, int64_t first_block, PackedBf16& packed) {
+                 int64_t last_panel, int64_t first_block, const PackedBf16& packed) {
     pack<Avx512>(x, ldx, tokens, features, first_panel, last_panel, first_block, packed);
 }
 

@@ -66,7 +66,7 @@ inline __attribute__((always_inline)) void load_features(const uint16_t* x, int6
     for (int64_t i = 0; i < count; ++i) out[i] = x[i];
 }
 
-/// gram_pack_bf16 of one block of up to 32 tokens and one panel; x is at the block's first token and panel's first
+/// Packs one block of up to 32 tokens and one panel; x is at the block's first token and panel's first
 /// feature.
 inline __attribute__((always_inline)) void pack_tile(const uint16_t* x, int64_t ldx, int64_t tokens, int64_t features,
                                                      uint32_t* pairs, uint32_t* turned) {
@@ -83,7 +83,7 @@ inline __attribute__((always_inline)) void pack_tile(const uint16_t* x, int64_t 
 /// Block by block over all panels, so that whole rows of x are read.
 template <class Unit>  // one instance for each instruction set
 void pack(const uint16_t* x, int64_t ldx, int64_t tokens, int64_t features, int64_t first_panel, int64_t last_panel,
-          int64_t first_block, PackedBf16& packed) {
+          int64_t first_block, const PackedBf16& packed) {
     for (int64_t t = 0; t < tokens; t += gram_block_tokens) {
         const int64_t tile = (first_block + t / gram_block_tokens) * tile_dwords;
         for (int64_t panel = first_panel; panel < last_panel; ++panel) {

@@ -8,6 +8,8 @@
 #include <limits>
 #include <stdexcept>
 
+#include "kernels/cpu/gram_bf16_kernels.hpp"
+
 /// Plain C++ units for kernels/cpu/gram_bf16_kernels.hpp: what the instructions do by the manufacturer's manual, to the
 /// bit.
 namespace kerf::test {
@@ -116,5 +118,48 @@ struct EmulatedAvx512 {
         for (int i = 0; i < 16; ++i) to[i] = first ? sums.lanes[i] : to[i] + sums.lanes[i];
     }
 };
+
+/// The kernels on these units. Throws when tile state is not handed back.
+inline const kernels::GramKernelBf16* emulated_amx_kernel() {
+    static constexpr kernels::GramKernelBf16 kernel{
+        true, kernels::detail::pack<EmulatedAmx>,
+        [](const kernels::PackedBf16& packed, std::int64_t blocks, std::int64_t row, std::int64_t rows,
+           std::int64_t column, std::int64_t columns, float* c, std::int64_t ldc) {
+            EmulatedAmx unit;
+            kernels::detail::gram_tile_amx(unit, packed, blocks, {row, rows, column, columns}, c, ldc);
+            if (unit.configured()) throw std::logic_error("no tilerelease");
+        }};
+    return &kernel;
+}
+
+inline const kernels::GramKernelBf16* emulated_avx512_kernel() {
+    static constexpr kernels::GramKernelBf16 kernel{
+        false, kernels::detail::pack<EmulatedAvx512>,
+        [](const kernels::PackedBf16& packed, std::int64_t blocks, std::int64_t row, std::int64_t rows,
+           std::int64_t column, std::int64_t columns, float* c, std::int64_t ldc) {
+            kernels::detail::gram_tile_avx512<EmulatedAvx512>(packed, blocks, {row, rows, column, columns}, c, ldc);
+        }};
+    return &kernel;
+}
+
+/// How a test gets at a kernel: by emulation anywhere, by the processor where it has it.
+enum class KernelSource { amx_emulated, avx512_emulated, amx, avx512 };
+inline constexpr KernelSource kernel_sources[] = {KernelSource::amx_emulated, KernelSource::avx512_emulated,
+                                                  KernelSource::amx, KernelSource::avx512};
+inline constexpr const char* kernel_source_names[] = {"AmxEmulated", "Avx512Emulated", "Amx", "Avx512"};
+
+/// Null where the processor lacks it.
+inline const kernels::GramKernelBf16* kernel_from(KernelSource source) {
+    switch (source) {
+        case KernelSource::amx_emulated:
+            return emulated_amx_kernel();
+        case KernelSource::avx512_emulated:
+            return emulated_avx512_kernel();
+        case KernelSource::amx:
+            return kernels::gram_kernel_bf16(kernels::Isa::amx_bf16);
+        default:
+            return kernels::gram_kernel_bf16(kernels::Isa::avx512_bf16);
+    }
+}
 
 }  // namespace kerf::test

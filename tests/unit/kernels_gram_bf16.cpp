@@ -5,18 +5,15 @@
 
 #include <algorithm>
 #include <cmath>
-#include <functional>
 #include <random>
+#include <string>
 #include <vector>
 
-#include "kernels/cpu/gram_bf16_kernels.hpp"
 #include "tests/unit/bf16_units.hpp"
 
 namespace kerf::kernels {
 namespace {
 
-using test::EmulatedAmx;
-using test::EmulatedAvx512;
 using test::widen;
 
 constexpr double unit_roundoff = 5.9604644775390625e-8;  // 2^-24
@@ -34,55 +31,13 @@ std::vector<std::uint16_t> random_bf16(std::int64_t count, unsigned seed) {
     return x;
 }
 
-/// A way to pack and multiply: the emulated units, and whatever this machine has.
-struct Path {
-    std::string name;
-    std::function<void(const std::uint16_t*, std::int64_t, std::int64_t, std::int64_t, PackedBf16&)> pack;
-    std::function<void(const PackedBf16&, std::int64_t, const detail::TileRange&, float*, std::int64_t)> tile;
-};
-
-Path emulated_amx() {
-    return {
-        "AMX emulated",
-        [](const std::uint16_t* x, std::int64_t ldx, std::int64_t tokens, std::int64_t features, PackedBf16& packed) {
-            detail::pack<EmulatedAmx>(x, ldx, tokens, features, 0, packed.panels, 0, packed);
-        },
-        [](const PackedBf16& packed, std::int64_t blocks, const detail::TileRange& range, float* c, std::int64_t ldc) {
-            EmulatedAmx unit;
-            detail::gram_tile_amx(unit, packed, blocks, range, c, ldc);
-            EXPECT_FALSE(unit.configured()) << "tile state must be handed back";
-        }};
-}
-
-Path emulated_avx512() {
-    return {
-        "AVX-512 emulated",
-        [](const std::uint16_t* x, std::int64_t ldx, std::int64_t tokens, std::int64_t features, PackedBf16& packed) {
-            packed.turned = nullptr;
-            detail::pack<EmulatedAvx512>(x, ldx, tokens, features, 0, packed.panels, 0, packed);
-        },
-        [](const PackedBf16& packed, std::int64_t blocks, const detail::TileRange& range, float* c, std::int64_t ldc) {
-            detail::gram_tile_avx512<EmulatedAvx512>(packed, blocks, range, c, ldc);
-        }};
-}
-
-Path real(Isa isa) {
-    return {std::string(isa_name(isa)),
-            [isa](const std::uint16_t* x, std::int64_t ldx, std::int64_t tokens, std::int64_t features,
-                  PackedBf16& packed) { gram_pack_bf16(isa, x, ldx, tokens, features, 0, packed.panels, 0, packed); },
-            [isa](const PackedBf16& packed, std::int64_t blocks, const detail::TileRange& range, float* c,
-                  std::int64_t ldc) {
-                gram_tile_bf16(isa, packed, blocks, range.row, range.rows, range.column, range.columns, c, ldc);
-            }};
-}
-
 struct Packed {
     std::vector<std::uint32_t> pairs, turned;
     PackedBf16 form;
-    Packed(std::int64_t tokens, std::int64_t features)
+    Packed(const GramKernelBf16& kernel, std::int64_t tokens, std::int64_t features)
         : pairs(static_cast<std::size_t>(PackedBf16::size_of(tokens, features)), 0xdeadbeef), turned(pairs) {
         form.pairs = pairs.data();
-        form.turned = turned.data();
+        form.turned = kernel.turned ? turned.data() : nullptr;
         form.panels = PackedBf16::panels_of(features);
         form.panel_stride = PackedBf16::stride_of(tokens);
     }
@@ -92,17 +47,17 @@ std::int64_t blocks_of(std::int64_t tokens) {
     return (tokens + gram_block_tokens - 1) / gram_block_tokens;
 }
 
-/// The lower triangle by `path`, in tiles of 64.
-std::vector<float> gram(const Path& path, const std::vector<std::uint16_t>& x, std::int64_t tokens,
+/// The lower triangle, in tiles of 64.
+std::vector<float> gram(const GramKernelBf16& kernel, const std::vector<std::uint16_t>& x, std::int64_t tokens,
                         std::int64_t features) {
-    Packed packed(tokens, features);
-    path.pack(x.data(), features, tokens, features, packed.form);
+    Packed packed(kernel, tokens, features);
+    kernel.pack(x.data(), features, tokens, features, 0, packed.form.panels, 0, packed.form);
     const std::int64_t padded = packed.form.panels * gram_panel_features, edge = 64;
     std::vector<float> c(static_cast<std::size_t>(padded * padded)), out;
     for (std::int64_t i = 0; i < padded; i += edge)
         for (std::int64_t j = 0; j <= i; j += edge)
-            path.tile(packed.form, blocks_of(tokens), {i, std::min(edge, padded - i), j, std::min(edge, padded - j)},
-                      c.data() + i * padded + j, padded);
+            kernel.tile(packed.form, blocks_of(tokens), i, std::min(edge, padded - i), j, std::min(edge, padded - j),
+                        c.data() + i * padded + j, padded);
     for (std::int64_t i = 0; i < features; ++i)
         for (std::int64_t j = 0; j < features; ++j)
             out.push_back(j <= i ? c[static_cast<std::size_t>(i * padded + j)] : 0.0f);
@@ -135,29 +90,14 @@ void expect_close(const std::vector<float>& got, const Exact& exact, double chai
             << what << ", entry " << i;
 }
 
-class GramBf16 : public ::testing::TestWithParam<int> {
+class GramBf16 : public ::testing::TestWithParam<test::KernelSource> {
 protected:
     void SetUp() override {
-        switch (GetParam()) {
-            case 0:
-                path_ = emulated_amx();
-                break;
-            case 1:
-                path_ = emulated_avx512();
-                break;
-            case 2:
-                use(Isa::amx_bf16);
-                break;
-            default:
-                use(Isa::avx512_bf16);
-                break;
-        }
+        kernel_ = test::kernel_from(GetParam());
+        if (kernel_ == nullptr) GTEST_SKIP() << "this processor has no " << name();
     }
-    void use(Isa isa) {
-        if (!supports(isa)) GTEST_SKIP() << "this processor has no " << isa_name(isa);
-        path_ = real(isa);
-    }
-    Path path_;
+    static std::string name() { return test::kernel_source_names[static_cast<int>(GetParam())]; }
+    const GramKernelBf16* kernel_ = nullptr;
 };
 
 TEST_P(GramBf16, MatchesFloat64ForOddTokensAndFeatures) {
@@ -166,9 +106,9 @@ TEST_P(GramBf16, MatchesFloat64ForOddTokensAndFeatures) {
         for (const std::int64_t tokens : {1, 2, 3, 31, 32, 33, 63, 65, 97, 257}) {
             if (features > 100 && tokens > 65) continue;  // emulation takes seconds there
             const auto x = random_bf16(tokens * features, ++seed);
-            expect_close(gram(path_, x, tokens, features), exact_gram(x, tokens, features),
+            expect_close(gram(*kernel_, x, tokens, features), exact_gram(x, tokens, features),
                          static_cast<double>(tokens) + 2,
-                         path_.name + " " + std::to_string(tokens) + " x " + std::to_string(features));
+                         name() + " " + std::to_string(tokens) + " x " + std::to_string(features));
         }
 }
 
@@ -176,7 +116,7 @@ TEST_P(GramBf16, CarriesSumsOverSeveralPartsOfTheTokens) {
     // Both kernels cut tokens into parts (512 and 256): the second and third must add, not overwrite.
     const std::int64_t tokens = 1100, features = 40;
     const auto x = random_bf16(tokens * features, 7);
-    expect_close(gram(path_, x, tokens, features), exact_gram(x, tokens, features), tokens, path_.name);
+    expect_close(gram(*kernel_, x, tokens, features), exact_gram(x, tokens, features), tokens, name());
 }
 
 TEST_P(GramBf16, IsExactWhereFloat32Is) {
@@ -186,7 +126,7 @@ TEST_P(GramBf16, IsExactWhereFloat32Is) {
     std::uniform_int_distribution<int> integer(-16, 16);
     std::vector<std::uint16_t> x(static_cast<std::size_t>(tokens * features));
     for (auto& value : x) value = to_bf16(static_cast<float>(integer(engine)));
-    const auto got = gram(path_, x, tokens, features);
+    const auto got = gram(*kernel_, x, tokens, features);
     const auto exact = exact_gram(x, tokens, features);
     for (std::size_t i = 0; i < got.size(); ++i) ASSERT_EQ(static_cast<double>(got[i]), exact.value[i]) << i;
 }
@@ -197,7 +137,7 @@ TEST_P(GramBf16, IsAsAccurateAsFloat32InputsWouldBe) {
     const std::int64_t tokens = 2048, features = 32;
     auto x = random_bf16(tokens * features, 11);
     for (auto& value : x) value &= 0x7fff;
-    const auto got = gram(path_, x, tokens, features);
+    const auto got = gram(*kernel_, x, tokens, features);
     const auto exact = exact_gram(x, tokens, features);
     double squares = 0;
     std::int64_t count = 0;
@@ -217,7 +157,7 @@ TEST_P(GramBf16, TakesDenormalsForZeros) {
         x[i] = static_cast<std::uint16_t>(1 + i % 127);  // smaller than 2^-126
         flushed[i] = 0;
     }
-    EXPECT_EQ(gram(path_, x, tokens, features), gram(path_, flushed, tokens, features));
+    EXPECT_EQ(gram(*kernel_, x, tokens, features), gram(*kernel_, flushed, tokens, features));
 }
 
 TEST_P(GramBf16, LetsNanAndInfinityReachTheDiagonal) {
@@ -226,7 +166,7 @@ TEST_P(GramBf16, LetsNanAndInfinityReachTheDiagonal) {
         for (const std::int64_t feature : {0, 17, 36}) {
             auto x = random_bf16(tokens * features, 5);
             x[static_cast<std::size_t>(65 * features + feature)] = bad;
-            const auto got = gram(path_, x, tokens, features);
+            const auto got = gram(*kernel_, x, tokens, features);
             for (std::int64_t j = 0; j < features; ++j)
                 EXPECT_EQ(std::isfinite(got[static_cast<std::size_t>(j * features + j)]), j != feature);
         }
@@ -235,31 +175,21 @@ TEST_P(GramBf16, LetsNanAndInfinityReachTheDiagonal) {
 TEST_P(GramBf16, PacksTheSameInOnePassAndBlockByBlock) {
     const std::int64_t tokens = 100, features = 50;
     const auto x = random_bf16(tokens * features, 9);
-    const auto whole = gram(path_, x, tokens, features);
-    if (GetParam() < 2) {
-        Packed a(tokens, features), b(tokens, features);
-        detail::pack<EmulatedAmx>(x.data(), features, tokens, features, 0, a.form.panels, 0, a.form);
-        for (std::int64_t t = 0; t < tokens; t += 32)
-            for (std::int64_t panel = 0; panel < b.form.panels; ++panel)
-                detail::pack<EmulatedAmx>(x.data() + t * features, features, std::min<std::int64_t>(32, tokens - t),
-                                          features, panel, panel + 1, t / 32, b.form);
-        EXPECT_EQ(a.pairs, b.pairs);
-        EXPECT_EQ(a.turned, b.turned);
-    }
-    EXPECT_EQ(whole, gram(path_, x, tokens, features));
+    Packed a(*kernel_, tokens, features), b(*kernel_, tokens, features);
+    kernel_->pack(x.data(), features, tokens, features, 0, a.form.panels, 0, a.form);
+    for (std::int64_t t = 0; t < tokens; t += 32)
+        for (std::int64_t panel = 0; panel < b.form.panels; ++panel)
+            kernel_->pack(x.data() + t * features, features, std::min<std::int64_t>(32, tokens - t), features, panel,
+                          panel + 1, t / 32, b.form);
+    EXPECT_EQ(a.pairs, b.pairs);
+    EXPECT_EQ(a.turned, b.turned);
 }
 
-std::string path_name(const ::testing::TestParamInfo<int>& info) {
-    constexpr const char* names[] = {"AmxEmulated", "Avx512Emulated", "Amx", "Avx512"};
-    return names[info.param];
-}
-INSTANTIATE_TEST_SUITE_P(Paths, GramBf16, ::testing::Values(0, 1, 2, 3), path_name);
-
-TEST(GramBf16Packing, KeepsEveryPairAndItsTranspose) {
+TEST_P(GramBf16, KeepsEveryPairAndItsTranspose) {
     const std::int64_t tokens = 45, features = 39;
     const auto x = random_bf16(tokens * features, 2);
-    Packed packed(tokens, features);
-    detail::pack<EmulatedAmx>(x.data(), features, tokens, features, 0, packed.form.panels, 0, packed.form);
+    Packed packed(*kernel_, tokens, features);
+    kernel_->pack(x.data(), features, tokens, features, 0, packed.form.panels, 0, packed.form);
     const auto value = [&](std::int64_t t, std::int64_t f) -> std::uint32_t {
         return t < tokens && f < features ? x[static_cast<std::size_t>(t * features + f)] : 0;
     };
@@ -268,9 +198,15 @@ TEST(GramBf16Packing, KeepsEveryPairAndItsTranspose) {
             const std::uint32_t pair = value(t, f) | value(t + 1, f) << 16;
             const std::int64_t tile = f / 16 * packed.form.panel_stride + t / 32 * 256, p = t / 2 % 16;
             ASSERT_EQ(packed.pairs[static_cast<std::size_t>(tile + p * 16 + f % 16)], pair) << t << ' ' << f;
+            if (!kernel_->turned) continue;
             ASSERT_EQ(packed.turned[static_cast<std::size_t>(tile + f % 16 * 16 + p)], pair) << t << ' ' << f;
         }
 }
+
+std::string source_name(const ::testing::TestParamInfo<test::KernelSource>& info) {
+    return test::kernel_source_names[static_cast<int>(info.param)];
+}
+INSTANTIATE_TEST_SUITE_P(Kernels, GramBf16, ::testing::ValuesIn(test::kernel_sources), source_name);
 
 TEST(GramBf16Reference, IsTheSumOfProducts) {
     const std::int64_t tokens = 33, features = 21;
@@ -286,6 +222,8 @@ TEST(Isa, RefusesWhatTheProcessorLacks) {
     for (const Isa isa : {Isa::avx512_bf16, Isa::amx_bf16}) EXPECT_EQ(set_isa(isa), supports(isa));
     EXPECT_TRUE(set_isa(std::nullopt));
     EXPECT_TRUE(supports(active_isa()));
+    EXPECT_EQ(gram_kernel_bf16(Isa::generic), nullptr);
+    for (const Isa isa : {Isa::avx512_bf16, Isa::amx_bf16}) EXPECT_EQ(gram_kernel_bf16(isa) != nullptr, supports(isa));
 }
 
 TEST(WidenBf16, KeepsEveryBitPattern) {
