@@ -23,7 +23,7 @@ function(kerf_add_plugin name)
     endforeach()
     set_target_properties(${name} PROPERTIES
         PREFIX "kerf-" SUFFIX ".so"
-        POSITION_INDEPENDENT_CODE ON
+        POSITION_INDEPENDENT_CODE ON C_EXTENSIONS OFF CXX_EXTENSIONS OFF
         C_VISIBILITY_PRESET hidden CXX_VISIBILITY_PRESET hidden VISIBILITY_INLINES_HIDDEN ON
         LINK_DEPENDS "${exports}")
     # No fused multiply-add behind the author's back: the same source gives the same bytes whatever the compiler.

@@ -11,7 +11,8 @@
  *   - A function that returns kerf_code leaves its outputs untouched on failure and fills the caller's kerf_error.
  *     Functions that free return void and accept NULL.
  *   - No exception crosses. Who allocates frees. Text is UTF-8 without a terminator.
- *   - Tensors are DLPack: strides never NULL, CPU data aligned to 64 bytes, byte_offset honoured.
+ *   - Tensors are DLPack: strides never NULL, byte_offset honoured. CPU data is aligned to at least 16 bytes, what alloc()
+ *     gives as asked (at least 64).
  *   - [any thread] / [job thread] beside a slot says who may call it.
  */
 #ifndef KERF_ABI_H
