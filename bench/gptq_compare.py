@@ -31,7 +31,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 CONTENDERS = HERE / "contenders"
-DEFAULT = ["kerf-float32", "kerf-bfloat16", "reference-float32", "reference-bfloat16", "reference-best", "gptqmodel"]
+DEFAULT = ["kerf-float32", "kerf-bfloat16", "kerf-as-reference", "reference-float32", "reference-bfloat16", "reference-best", "gptqmodel"]
 
 
 @dataclass
@@ -128,9 +128,9 @@ def machine():
 
 # --- The contenders --------------------------------------------------------------------------------------------------
 
-def write_recipe(options, compute, samples, length, file):
+def write_recipe(options, compute, samples, length, file, *settings):
     stage = [f"bits = {options.bits}", f"group_size = {options.group_size}"]
-    stage += [option.replace("=", " = ", 1) for option in options.kerf_option]
+    stage += [*settings, *options.kerf_option]
     file.write_text("\n".join([
         "[model]", f"path = {json.dumps(str(options.model.resolve()))}", f'compute_dtype = "{compute}"', "",
         "[calibration]", 'source = "tokens"', f"path = {json.dumps(str(options.tokens.resolve()))}",
@@ -147,13 +147,16 @@ def make_contenders(options, work, block_linears):
               "--bits", str(options.bits), "--group-size", str(options.group_size)]
     reference = [options.python, str(CONTENDERS / "reference.py"), "--reference", str(options.reference), *shared]
 
-    known = {}
+    def kerf(name, title, compute, *settings):
+        recipe = work / f"{name}.toml"
+        write_recipe(options, compute, windows, length, recipe, *settings)
+        return Contender(title, [options.kerf, "run", str(recipe), "--output", "{output}", "--threads", str(options.threads),
+                                 "--json"], block_linears=block_linears)
+
+    known = {"kerf-as-reference": kerf("kerf-as-reference", "kerf, float32, the reference's settings", "float32",
+                                       'sequential = "block"', "compatibility = true")}
     for compute in ("float32", "bfloat16"):
-        recipe = work / f"kerf-{compute}.toml"
-        write_recipe(options, compute, windows, length, recipe)
-        known[f"kerf-{compute}"] = Contender(
-            f"kerf, {compute}", [options.kerf, "run", str(recipe), "--output", "{output}", "--threads", str(options.threads), "--json"],
-            block_linears=block_linears)
+        known[f"kerf-{compute}"] = kerf(f"kerf-{compute}", f"kerf, {compute}", compute)
         known[f"reference-{compute}"] = Contender(f"reference, {compute}", [*reference, "--dtype", compute])
     known["reference-best"] = Contender("reference, float32, true-sequential, act-order, static groups",
                                         [*reference, "--true-sequential", "--act-order", "--static-groups"])
@@ -195,7 +198,7 @@ def run_contender(contender, options, folder):
     """Runs one contender in `folder`; its checkpoint is folder/checkpoint, what it printed folder/log."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    command = [part.format(output=folder / "checkpoint") for part in contender.command]
+    command = [part.replace("{output}", str(folder / "checkpoint")) for part in contender.command]
     environment = dict(os.environ, OMP_NUM_THREADS=str(options.threads), MKL_NUM_THREADS=str(options.threads))
     outcome = Outcome()
     start = time.monotonic()

@@ -3,7 +3,7 @@
 """Writes a GPTQ-packed checkpoint as plain float32 weights, so that one evaluator can read every contender's result.
 
 The layout is the one that AutoGPTQ, GPTQModel and vLLM share: codes packed along the inputs, zeros along the outputs,
-least significant bits first; checkpoint_format "gptq" stores zero - 1, "gptq_v2" the zero itself. 2, 4 and 8 bits.
+least significant bits first; checkpoint_format "gptq" stores zero - 1, "gptq_v2" the zero itself. 2, 3, 4 and 8 bits.
 
 Prints one JSON object: {"bits_per_weight": ...} of the packed linears, scales, zeros and group indices included.
 """
@@ -20,26 +20,29 @@ PACKED = ("qweight", "qzeros", "scales", "g_idx")
 
 
 def unpack_words(words, bits, axis):
-    """int32 words → codes, 32 / bits of them per word along `axis`."""
-    shifts = np.arange(0, 32, bits, dtype=np.uint32)
-    fields = (words[..., None] >> shifts) & np.uint32(2**bits - 1)  # [rows, columns, per word]
-    fields = np.moveaxis(fields, -1, axis + 1)
-    shape = list(words.shape)
-    shape[axis] = -1
-    return fields.reshape(shape).astype(np.float32)
+    """uint32 words → codes: along `axis` they are one stream of bits, least significant first."""
+    stream = np.unpackbits(np.ascontiguousarray(np.moveaxis(words, axis, -1)).view(np.uint8), axis=-1, bitorder="little")
+    fields = stream.reshape(*stream.shape[:-1], -1, bits)  # 3 bits: some fields lie across two words
+    return np.moveaxis(np.packbits(fields, axis=-1, bitorder="little")[..., 0], -1, axis)
 
 
-def dense_weight(part, bits, zero_offset):
+def stored_zeros(words, bits, offset):
+    """[groups, out]; offset 1 when the file holds zero - 1. Where a word holds whole fields, 1 is added to all of them in
+    the packed word, as it was subtracted: a field that borrowed from its neighbour comes out right."""
+    if bits == 3:
+        return (unpack_words(words, bits, axis=1) + offset) & 7
+    ones = sum(1 << shift for shift in range(0, 32, bits))
+    return unpack_words(words + np.uint32(offset * ones), bits, axis=1)
+
+
+def dense_weight(part, bits, offset):
     """ŵ[o, c] = scales[g(c), o] · (code[c, o] − zero[g(c), o]), as [out, in] float32."""
-    words = {name: part[name].numpy().view(np.uint32) for name in ("qweight", "qzeros")}
-    if zero_offset:  # on the packed word, as it was subtracted: a field that borrowed from its neighbour comes out right
-        ones = sum(1 << shift for shift in range(0, 32, bits))
-        words["qzeros"] = words["qzeros"] + np.uint32(ones)
-    codes = unpack_words(words["qweight"], bits, axis=0)   # [in, out]
-    scales = part["scales"].float().numpy()                # [groups, out]
-    zeros = unpack_words(words["qzeros"], bits, axis=1)[:, :scales.shape[1]]
-    group = part["g_idx"].numpy()                          # [in]
-    return torch.from_numpy(np.ascontiguousarray((scales[group] * (codes[:len(group)] - zeros[group])).T))
+    scales = part["scales"].float().numpy()  # [groups, out]
+    group = part["g_idx"].numpy()            # [in]
+    codes = unpack_words(part["qweight"].numpy().view(np.uint32), bits, axis=0)[:len(group)]
+    zeros = stored_zeros(part["qzeros"].numpy().view(np.uint32), bits, offset)[:, :scales.shape[1]]
+    steps = codes.astype(np.float32) - zeros[group].astype(np.float32)
+    return torch.from_numpy(np.ascontiguousarray((scales[group] * steps).T))
 
 
 def main():
@@ -51,8 +54,8 @@ def main():
     config = json.loads((folders.packed / "config.json").read_text())
     quantisation = config.pop("quantization_config")
     bits = quantisation["bits"]
-    if bits not in (2, 4, 8):
-        raise SystemExit(f"{folders.packed}: {bits} bits: 2, 4 and 8 can be unpacked here")
+    if bits not in (2, 3, 4, 8):
+        raise SystemExit(f"{folders.packed}: {bits} bits: 2, 3, 4 and 8 can be unpacked here")
     checkpoint_format = quantisation.get("checkpoint_format", quantisation.get("format", "gptq"))
 
     tensors, linears, bytes_packed, weights = {}, {}, 0, 0
@@ -65,7 +68,7 @@ def main():
             else:
                 tensors[name] = tensor.float() if tensor.is_floating_point() else tensor
     for prefix, part in linears.items():
-        tensors[f"{prefix}.weight"] = dense_weight(part, bits, checkpoint_format == "gptq")
+        tensors[f"{prefix}.weight"] = dense_weight(part, bits, 0 if checkpoint_format == "gptq_v2" else 1)
         weights += tensors[f"{prefix}.weight"].numel()
 
     folders.output.mkdir(parents=True, exist_ok=True)
