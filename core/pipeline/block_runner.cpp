@@ -116,6 +116,7 @@ void BlockRunner::compress_without_data() {
 
 void BlockRunner::run(const Units& units, States& states, DType compute, bool last) {
     Program program(ops_, model_.source(), compute, units.length());
+    input_width_ = states.features(block_input);
     if (stage_.sequential == Sequential::block || stage_.sequential == Sequential::none)
         run_whole_block(units, states, program, last);
     else
@@ -142,7 +143,7 @@ void BlockRunner::segment(const Units& units, States& states, const Program& pro
                           const std::vector<std::string>& live_out, Accumulators& grams) {
     const std::vector<std::string> live_in = live_at(first);
     for (const auto& name : live_out)
-        if (!states.has(name)) states.declare(name, width_of(ops_, name, states.features(block_input)));
+        if (!states.has(name)) states.declare(name, width_of(ops_, name, input_width_));
     std::vector<std::string> keep = live_out;
     for (const auto& [value, gram] : grams) keep.push_back(value);
 

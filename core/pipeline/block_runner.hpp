@@ -62,6 +62,7 @@ private:
     const OutputLayout& layout_;
     const Hooks& hooks_;
     std::vector<InputGroup> groups_;
+    std::int64_t input_width_ = 0;
 };
 
 /// FLOPs of an op for `tokens` tokens in windows of `length`.
