@@ -15,7 +15,7 @@ namespace {
 // Signatures and fixed sizes, from the PKWARE application note.
 constexpr std::uint32_t local_signature = 0x04034b50, listed_signature = 0x02014b50, end_signature = 0x06054b50;
 constexpr std::uint32_t zip64_end_signature = 0x06064b50, zip64_locator_signature = 0x07064b50;
-constexpr std::size_t local_bytes = 30, listed_bytes = 46, end_bytes = 22, zip64_locator_bytes = 20;
+constexpr std::size_t listed_bytes = 46, end_bytes = 22, zip64_locator_bytes = 20;
 constexpr std::size_t comment_limit = 65535;
 constexpr std::uint32_t in_zip64 = 0xffffffffu;
 constexpr std::uint16_t encrypted_flag = 1, zip64_extra = 1;
