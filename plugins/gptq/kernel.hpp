@@ -21,12 +21,13 @@ using PanelExtent = Extent<lanes>;
 
 /// A run of columns [first, last) of one panel, ready to be rounded.
 struct Piece {
-    std::int64_t first, last;      ///< places in the loop's order
-    float* panel;                  ///< [columns][lanes]; weights in, errors e = (w − ŵ)/U_cc out
-    const float* upper;            ///< U, row-major, rows `stride` apart
+    std::int64_t first, last;  ///< places in the loop's order
+    float* panel;              ///< [columns][lanes]; weights in, errors e = (w − ŵ)/U_cc out
+    const float* upper;        ///< U, row-major, rows `stride` apart
     std::int64_t stride;
-    const float* packed;           ///< U[first:last, first:last] inside its strips: entry (row, column) is at
-    std::int64_t strip_stride;     ///< packed[(column − first)/4 · strip_stride + (row − first) · 4 + (column − first) % 4]
+    const float* packed;  ///< U[first:last, first:last] inside its strips: entry (row, column) is at
+    std::int64_t
+        strip_stride;  ///< packed[(column − first)/4 · strip_stride + (row − first) · 4 + (column − first) % 4]
     const std::int32_t* group_of;  ///< [columns], by place
     const PanelGrid* grids;        ///< [groups]
     std::uint8_t* codes;           ///< out, [last − first][lanes]
@@ -36,7 +37,7 @@ struct Piece {
 /// A run of columns [0, count) of one panel whose codes are improved with everything else fixed.
 struct Descent {
     std::int64_t count;
-    const float* gram;             ///< H[first:last, first:last] with the damping on its diagonal, row-major
+    const float* gram;  ///< H[first:last, first:last] with the damping on its diagonal, row-major
     std::int64_t gram_stride;
     const std::int32_t* group_of;  ///< [count]
     PanelGrid* grids;              ///< [groups]
@@ -46,8 +47,8 @@ struct Descent {
     std::uint8_t* codes;           ///< [count][lanes]; in and out
 };
 
-/// The inner loops, compiled once for each instruction set. All that have a fused multiply-add (AVX2, AVX-512, ARM) give
-/// the same bytes; x86 without one rounds products first, which moves a weight to the next code now and then.
+/// The inner loops, compiled once for each instruction set. All that have a fused multiply-add (AVX2, AVX-512, ARM)
+/// give the same bytes; x86 without one rounds products first, which moves a weight to the next code now and then.
 struct Kernel {
     const char* name;
     /// out[c] −= Σ_k in[k] · packed(k, c) for c in [0, columns), k in [0, depth): `in` [depth][lanes], `out`

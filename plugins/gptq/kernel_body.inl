@@ -17,17 +17,33 @@ struct Local {};  // makes the templates of quantization.hpp local, too
 #if defined(__AVX512F__)
 constexpr int width = 16;
 using Vector = __m512;
-inline Vector load(const float* from) { return _mm512_loadu_ps(from); }
-inline void store(float* to, Vector x) { _mm512_storeu_ps(to, x); }
-inline Vector broadcast(float x) { return _mm512_set1_ps(x); }
-inline Vector minus_product(Vector sum, Vector a, Vector b) { return _mm512_fnmadd_ps(a, b, sum); }
+inline Vector load(const float* from) {
+    return _mm512_loadu_ps(from);
+}
+inline void store(float* to, Vector x) {
+    _mm512_storeu_ps(to, x);
+}
+inline Vector broadcast(float x) {
+    return _mm512_set1_ps(x);
+}
+inline Vector minus_product(Vector sum, Vector a, Vector b) {
+    return _mm512_fnmadd_ps(a, b, sum);
+}
 #elif defined(__AVX2__) && defined(__FMA__)
 constexpr int width = 8;
 using Vector = __m256;
-inline Vector load(const float* from) { return _mm256_loadu_ps(from); }
-inline void store(float* to, Vector x) { _mm256_storeu_ps(to, x); }
-inline Vector broadcast(float x) { return _mm256_set1_ps(x); }
-inline Vector minus_product(Vector sum, Vector a, Vector b) { return _mm256_fnmadd_ps(a, b, sum); }
+inline Vector load(const float* from) {
+    return _mm256_loadu_ps(from);
+}
+inline void store(float* to, Vector x) {
+    _mm256_storeu_ps(to, x);
+}
+inline Vector broadcast(float x) {
+    return _mm256_set1_ps(x);
+}
+inline Vector minus_product(Vector sum, Vector a, Vector b) {
+    return _mm256_fnmadd_ps(a, b, sum);
+}
 #else
 constexpr int width = 4;
 using Vector = float __attribute__((vector_size(16)));
@@ -36,8 +52,12 @@ inline Vector load(const float* from) {
     __builtin_memcpy(&x, from, sizeof(x));
     return x;
 }
-inline void store(float* to, Vector x) { __builtin_memcpy(to, &x, sizeof(x)); }
-inline Vector broadcast(float x) { return Vector{x, x, x, x}; }
+inline void store(float* to, Vector x) {
+    __builtin_memcpy(to, &x, sizeof(x));
+}
+inline Vector broadcast(float x) {
+    return Vector{x, x, x, x};
+}
 inline Vector minus_product(Vector sum, Vector a, Vector b) {
 #if defined(__FP_FAST_FMAF)
     for (int i = 0; i < width; ++i) sum[i] = __builtin_fmaf(-a[i], b[i], sum[i]);
@@ -73,10 +93,17 @@ void subtract_tile(const float* packed, std::int64_t depth, const float* in, flo
 void subtract_strip(int columns, const float* packed, std::int64_t depth, const float* in, float* out) {
     for (int lane = 0; lane < lanes; lane += 2 * width) {
         switch (columns) {
-            case 1: subtract_tile<1>(packed, depth, in + lane, out + lane); break;
-            case 2: subtract_tile<2>(packed, depth, in + lane, out + lane); break;
-            case 3: subtract_tile<3>(packed, depth, in + lane, out + lane); break;
-            default: subtract_tile<4>(packed, depth, in + lane, out + lane);
+            case 1:
+                subtract_tile<1>(packed, depth, in + lane, out + lane);
+                break;
+            case 2:
+                subtract_tile<2>(packed, depth, in + lane, out + lane);
+                break;
+            case 3:
+                subtract_tile<3>(packed, depth, in + lane, out + lane);
+                break;
+            default:
+                subtract_tile<4>(packed, depth, in + lane, out + lane);
         }
     }
 }
@@ -158,8 +185,7 @@ void refit_scale(const GridOptions& options, const Descent& run) {
         }
         for (std::int64_t k = 0; k < j; ++k) {
             const float h = run.gram[j * run.gram_stride + k];
-            for (int l = 0; l < lanes; ++l)
-                sum[l] += h * (static_cast<float>(run.codes[k * lanes + l]) - grid.zero[l]);
+            for (int l = 0; l < lanes; ++l) sum[l] += h * (static_cast<float>(run.codes[k * lanes + l]) - grid.zero[l]);
         }
         for (int l = 0; l < lanes; ++l) curve[l] += 2.0f * (level[l] * sum[l]);
     }
@@ -204,7 +230,9 @@ void descend(const GridOptions& options, const Descent& run) {
     }
 }
 
-constexpr Kernel table(const char* name) { return {name, subtract, round_piece, fit, error_of, descend}; }
+constexpr Kernel table(const char* name) {
+    return {name, subtract, round_piece, fit, error_of, descend};
+}
 
 }  // namespace
 }  // namespace kerf::gptq

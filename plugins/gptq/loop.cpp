@@ -11,7 +11,9 @@
 namespace kerf::gptq {
 namespace {
 
-std::int64_t rounded_up(std::int64_t value, std::int64_t step) { return (value + step - 1) / step * step; }
+std::int64_t rounded_up(std::int64_t value, std::int64_t step) {
+    return (value + step - 1) / step * step;
+}
 
 }  // namespace
 
@@ -47,7 +49,8 @@ ColumnLoop::ColumnLoop(const Kernel& kernel, const Settings& settings, const Pro
 }
 
 /// A run of group_size places is one group when grids are fitted in the loop. Where every such run is a group of the
-/// storage order too (no ordering, or a group-aware one), it gets that group's number: then group_index is c / group_size.
+/// storage order too (no ordering, or a group-aware one), it gets that group's number: then group_index is c /
+/// group_size.
 void ColumnLoop::number_groups() {
     const std::int64_t size = settings_.group_size;
     bool by_storage = true;
@@ -76,8 +79,8 @@ void ColumnLoop::load(std::int64_t p, bool ordered, bool keep_dead) const {
             to[l] = dead ? 0.0f : w;
         }
         if (!std::isfinite(magnitude))
-            throw Error(Code::numeric, "the weight has a NaN, an infinity or absurdly large values in rows ", first, " to ",
-                        first + count - 1, " of column ", c, ": the checkpoint is damaged");
+            throw Error(Code::numeric, "the weight has a NaN, an infinity or absurdly large values in rows ", first,
+                        " to ", first + count - 1, " of column ", c, ": the checkpoint is damaged");
     }
 }
 
@@ -99,7 +102,8 @@ void ColumnLoop::pack_upper(std::int64_t from, std::int64_t to, std::int64_t fir
 }
 
 /// The same of H, whose rows and columns are in storage order. H is symmetric: its row c is read for column c.
-void ColumnLoop::pack_gram(std::int64_t from, std::int64_t to, std::int64_t first, std::int64_t last, bool ordered) const {
+void ColumnLoop::pack_gram(std::int64_t from, std::int64_t to, std::int64_t first, std::int64_t last,
+                           bool ordered) const {
     const std::int64_t stride = (to - from) * strip_width;
     parallel_((last - first + strip_width - 1) / strip_width, [&](std::int64_t strip) {
         float* out = work_.packed + strip * stride;
@@ -154,7 +158,8 @@ void ColumnLoop::fit(std::int64_t first, std::int64_t last, std::int64_t group, 
 }
 
 /// One grid for all rows: the same range in every lane, errors summed over panels.
-void ColumnLoop::fit_over_rows(std::int64_t first, std::int64_t last, std::int64_t group, const float* importance) const {
+void ColumnLoop::fit_over_rows(std::int64_t first, std::int64_t last, std::int64_t group,
+                               const float* importance) const {
     PanelExtent all{};
     for (std::int64_t p = 0; p < panels(); ++p) widen<lanes>(panel(p) + first * lanes, last - first, all);
     std::fill_n(all.low, lanes, *std::min_element(all.low, all.low + lanes));
@@ -188,7 +193,8 @@ void ColumnLoop::run_phase(const Phase& phase) {
     if (width > 0) pack_upper(phase.from, phase.round ? phase.last : phase.to, phase.first, phase.last);
     const auto update = [&](std::int64_t p) {
         if (depth > 0 && width > 0)
-            kernel_.subtract(work_.packed, stride, depth, width, panel(p) + phase.from * lanes, panel(p) + phase.first * lanes);
+            kernel_.subtract(work_.packed, stride, depth, width, panel(p) + phase.from * lanes,
+                             panel(p) + phase.first * lanes);
     };
     const auto fit_groups = [&](const auto& fit_one) {
         for (std::int64_t c = phase.fit_first; c < phase.fit_last; c += settings_.group_size)
@@ -331,7 +337,8 @@ void ColumnLoop::descend(std::int64_t first, std::int64_t last, std::int64_t p) 
     const auto lambda = static_cast<float>(problem_.lambda);
     for (std::int64_t i = 0; i < width * lanes; ++i) gradient[i] = lambda * residual[i] - gradient[i];
     for (std::int64_t l = 0; l < count; ++l)
-        for (std::int64_t k = first; k < last; ++k) codes[(k - first) * lanes + l] = result_.codes(top + l, original(k));
+        for (std::int64_t k = first; k < last; ++k)
+            codes[(k - first) * lanes + l] = result_.codes(top + l, original(k));
     const bool one_group = settings_.per_channel && !settings_.grid.ternary && !fixed_grids() &&
                            width == std::min(settings_.group_size, columns() - first);
     kernel_.descend(settings_.grid, {.count = width,

@@ -6,8 +6,8 @@
 #include <span>
 #include <vector>
 
-#include "kernel.hpp"
 #include "kerf/tensor.hpp"
+#include "kernel.hpp"
 #include "schedule.hpp"
 
 namespace kerf::gptq {
@@ -49,9 +49,9 @@ WorkSizes work_sizes(const Settings& settings, Shape weight);
 
 /// Where the result goes: codes and grids, or (values not empty) the dequantised weight.
 struct Result {
-    MatrixView<std::uint8_t> codes;  ///< [out, in]
-    MatrixView<float> values;        ///< [out, in]
-    MatrixView<float> scales, zeros; ///< [out, groups]
+    MatrixView<std::uint8_t> codes;       ///< [out, in]
+    MatrixView<float> values;             ///< [out, in]
+    MatrixView<float> scales, zeros;      ///< [out, groups]
     std::span<std::int32_t> group_index;  ///< [in]
 };
 
@@ -65,9 +65,10 @@ struct Figures {
 /// body(i) for i in [0, n), in any order and number of threads.
 using Parallel = std::function<void(std::int64_t n, const std::function<void(std::int64_t)>& body)>;
 
-/// GPTQ's column loop (Algorithm 1 of arXiv 2210.17323) for one layer. The inner loop of the paper goes over columns for
-/// all rows; here a panel of 32 rows lies transposed, so that a column is a few registers, and updates are applied lazily
-/// as one long product a panel and piece of columns. Panels never see each other: the bytes do not depend on threads.
+/// GPTQ's column loop (Algorithm 1 of arXiv 2210.17323) for one layer. The inner loop of the paper goes over columns
+/// for all rows; here a panel of 32 rows lies transposed, so that a column is a few registers, and updates are applied
+/// lazily as one long product a panel and piece of columns. Panels never see each other: the bytes do not depend on
+/// threads.
 class ColumnLoop {
 public:
     ColumnLoop(const Kernel& kernel, const Settings& settings, const Problem& problem, const Work& work,

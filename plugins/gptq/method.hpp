@@ -8,11 +8,12 @@
 
 namespace kerf::gptq {
 
-/// GPTQ (Frantar et al., arXiv 2210.17323): rounds a weight column by column and lets the columns that are still to come
-/// make up for what each one lost, so that the layer's output on the calibration data changes least.
+/// GPTQ (Frantar et al., arXiv 2210.17323): rounds a weight column by column and lets the columns that are still to
+/// come make up for what each one lost, so that the layer's output on the calibration data changes least.
 class Gptq final : public Method<Options> {
 public:
-    static constexpr Info info{"gptq", "1.0.0", "Rounding to 2..8 bits with second-order error compensation (arXiv 2210.17323)"};
+    static constexpr Info info{"gptq", "1.0.0",
+                               "Rounding to 2..8 bits with second-order error compensation (arXiv 2210.17323)"};
     static constexpr auto needs = Curvature::InputGram;
     static constexpr auto can = Resumable;
 
@@ -26,17 +27,24 @@ public:
         s("act_order", &Options::act_order).help("the same as order = \"act\"");
         s("static_groups", &Options::static_groups).help("fit all grids before any column is rounded");
         s("damp", &Options::damp).above(0).at_most(1e6).help("share of the mean diagonal of H added to it");
-        s("block_size", &Options::block_size).at_least(1).help("with compatibility: columns whose updates grids see together");
+        s("block_size", &Options::block_size)
+            .at_least(1)
+            .help("with compatibility: columns whose updates grids see together");
         s("search", &Options::search)
             .one_of({"auto", "none", "mse", "weighted"})
             .help("shrink ranges for the least error: plain, or weighted by what a column's error costs");
         s("mse", &Options::mse).help("the same as search = \"mse\"");
         s("norm", &Options::norm).within(0.1, 16).help("search = \"mse\": exponent of the error");
-        s("grid", &Options::grid).within(0, 10000).help("search: steps of 1/grid of the range; 0: 100 for mse, 16 for weighted");
+        s("grid", &Options::grid)
+            .within(0, 10000)
+            .help("search: steps of 1/grid of the range; 0: 100 for mse, 16 for weighted");
         s("maxshrink", &Options::maxshrink).above(0).at_most(1).help("search: how much of the range is tried away");
-        s("trits", &Options::trits).help("three values a row or group: its smallest, 0, its largest; the result is dense");
+        s("trits", &Options::trits)
+            .help("three values a row or group: its smallest, 0, its largest; the result is dense");
         s("per_channel", &Options::per_channel).help("false: all rows share a grid");
-        s("refine", &Options::refine).within(0, 100).help("sweeps of coordinate descent over scales and codes afterwards");
+        s("refine", &Options::refine)
+            .within(0, 100)
+            .help("sweeps of coordinate descent over scales and codes afterwards");
         s("scale_dtype", &Options::scale_dtype)
             .one_of({"auto", "float16", "float32"})
             .help("what scales are rounded to before use; auto: float16, as packed formats store them");
@@ -78,7 +86,8 @@ public:
 
         const Problem problem{weight, factor.upper, gram.matrix(), factor.order, factor.dead, lambda_of(gram, factor)};
         const Work work{panels.data(), packed.data(), grids.data(), block.data()};
-        const Result result{quantised.codes(), dense.view(), quantised.scales(), quantised.zeros(), quantised.group_index()};
+        const Result result{quantised.codes(), dense.view(), quantised.scales(), quantised.zeros(),
+                            quantised.group_index()};
         const Parallel parallel = [&job](std::int64_t n, const std::function<void(std::int64_t)>& body) {
             job.parallel_for(n, 1, [&](kerf::Range range) {
                 for (const auto i : range) body(i);
@@ -89,8 +98,10 @@ public:
         job.metric("error", figures.error);
         job.metric("damp", factor.damp);
         job.metric("attempts", factor.attempts);
-        if (opt.trits) layer.replace(std::move(dense));
-        else layer.replace(std::move(quantised));
+        if (opt.trits)
+            layer.replace(std::move(dense));
+        else
+            layer.replace(std::move(quantised));
     }
 
 private:

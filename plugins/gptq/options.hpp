@@ -35,27 +35,31 @@ struct Options {
 
 /// Refuses combinations that contradict each other.
 inline void check(const Options& o) {
-    if (o.group_size == 0) bad_value("group_size = 0: give the number of columns that share a scale, or -1 for a whole row");
+    if (o.group_size == 0)
+        bad_value("group_size = 0: give the number of columns that share a scale, or -1 for a whole row");
     if (o.act_order && o.order != "auto" && o.order != "act")
         bad_value("act_order = true and order = \"", o.order, "\" contradict each other: leave one of them out");
     if (o.mse && o.search != "auto" && o.search != "mse")
         bad_value("mse = true and search = \"", o.search, "\" contradict each other: leave one of them out");
     if (o.compatibility && (o.order == "group_aware" || o.search == "weighted" || o.refine > 0))
-        bad_value("compatibility = true is for results equal to the reference's, which has no group_aware order, no weighted "
-                  "search and no refine; leave these out");
+        bad_value(
+            "compatibility = true is for results equal to the reference's, which has no group_aware order, no weighted "
+            "search and no refine; leave these out");
     if (o.trits && (o.mse || o.search == "mse" || o.search == "weighted" || o.refine > 0))
         bad_value("trits = true goes without mse, search and refine: a ternary grid is the range of the weights");
     if (o.grid > 0 && static_cast<int>(o.maxshrink * o.grid) < 1)
-        bad_value("maxshrink * grid = ", o.maxshrink * o.grid, ": the search has nothing to try; make one of them larger");
+        bad_value("maxshrink * grid = ", o.maxshrink * o.grid,
+                  ": the search has nothing to try; make one of them larger");
 }
 
 /// The columns that share a scale in a weight of this width: a group never is wider than the row.
 inline std::int64_t group_width(const Options& o, std::int64_t columns) {
-    return o.group_size < 0 ? std::max<std::int64_t>(1, columns) : std::min(o.group_size, std::max<std::int64_t>(1, columns));
+    return o.group_size < 0 ? std::max<std::int64_t>(1, columns)
+                            : std::min(o.group_size, std::max<std::int64_t>(1, columns));
 }
 
-/// "auto" is the best order that costs the reader of the result nothing: by descending curvature where the grids are fixed
-/// in advance (whole rows, static groups), group-aware where they are fitted on the way.
+/// "auto" is the best order that costs the reader of the result nothing: by descending curvature where the grids are
+/// fixed in advance (whole rows, static groups), group-aware where they are fitted on the way.
 inline Order order_of(const Options& o, std::int64_t columns) {
     if (o.act_order || o.order == "act") return Order::descending;
     if (o.order == "group_aware") return Order::group_aware;

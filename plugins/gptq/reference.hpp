@@ -8,8 +8,8 @@
 
 namespace kerf::gptq {
 
-/// The column loop as the paper has it, row by row, nothing lazy, nothing clever: what ColumnLoop is held against. Grids
-/// are fitted on the columns with all updates, or in advance; per row only, and only with U in storage order.
+/// The column loop as the paper has it, row by row, nothing lazy, nothing clever: what ColumnLoop is held against.
+/// Grids are fitted on the columns with all updates, or in advance; per row only, and only with U in storage order.
 /// Returns the codes [out, in]; `loss` becomes Σ ½ e².
 inline std::vector<std::uint8_t> plain_column_loop(const Settings& s, const Problem& problem, double& loss) {
     const std::int64_t rows = problem.weight.rows(), columns = problem.weight.columns();
@@ -29,7 +29,8 @@ inline std::vector<std::uint8_t> plain_column_loop(const Settings& s, const Prob
         std::vector<Grid<1>> grids;
         const auto fit = [&](std::int64_t c) {
             const std::int64_t last = c + s.group_size < columns ? c + s.group_size : columns;
-            fit_grid<1>(s.grid, w.data() + c, last - c, s.weighted ? importance.data() + c : nullptr, grids.emplace_back());
+            fit_grid<1>(s.grid, w.data() + c, last - c, s.weighted ? importance.data() + c : nullptr,
+                        grids.emplace_back());
         };
         for (std::int64_t c = 0; fixed && c < columns; c += s.group_size) fit(c);
         for (std::int64_t c = 0; c < columns; ++c) {

@@ -29,7 +29,8 @@ public:
     Schedule(std::int64_t columns, std::int64_t fresh_group, std::int64_t block)
         : columns_(columns), group_(fresh_group), applied_(static_cast<std::size_t>(columns), 0) {
         const std::int64_t width = block > 0 ? block : fresh_group > 0 ? fresh_group : piece_width;
-        for (std::int64_t first = 0; first < columns; first += width) add_block(first, std::min(first + width, columns));
+        for (std::int64_t first = 0; first < columns; first += width)
+            add_block(first, std::min(first + width, columns));
     }
     const std::vector<Phase>& phases() const { return phases_; }
 

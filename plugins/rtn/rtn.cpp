@@ -73,7 +73,8 @@ public:
         s("norm", &Options::norm).within(0.1, 16).help("with mse: exponent of the error");
         s("grid", &Options::grid).within(1, 10000).help("with mse: steps of 1/grid of the range");
         s("maxshrink", &Options::maxshrink).above(0).at_most(1).help("with mse: how much of the range is tried away");
-        s("trits", &Options::trits).help("three values a row or group: its smallest, 0, its largest; the result is dense");
+        s("trits", &Options::trits)
+            .help("three values a row or group: its smallest, 0, its largest; the result is dense");
         s("scale_dtype", &Options::scale_dtype)
             .one_of({"float16", "float32"})
             .help("what scales are rounded to before use; packed formats store float16");
@@ -94,8 +95,8 @@ public:
     kerf::Cost cost(const kerf::LinearShape& layer) const override {
         const std::int64_t weights = layer.out * layer.in, group = width(layer.in);
         kerf::Cost cost;
-        cost.scratch_bytes = weights + 8 * layer.out * ((layer.in + group - 1) / group) + 4 * layer.in +
-                             (opt.trits ? 4 * weights : 0);
+        cost.scratch_bytes =
+            weights + 8 * layer.out * ((layer.in + group - 1) / group) + 4 * layer.in + (opt.trits ? 4 * weights : 0);
         cost.flops = static_cast<double>(weights) * (8 + 8.0 * grid_options(opt).search_steps);
         cost.bits = opt.trits ? 0 : opt.bits;
         cost.group_size = opt.group_size;
@@ -110,9 +111,9 @@ public:
         std::vector<double> lost(static_cast<std::size_t>(weight.rows())), size(lost.size());
         job.parallel_for(weight.rows(), [&](kerf::Range rows) {
             for (const auto r : rows) {
-                round_row(options, {weight.row(r).data(), weight.columns(), result.group_size(),
-                                    result.codes().row(r).data(), result.scales().row(r).data(),
-                                    result.zeros().row(r).data()});
+                round_row(options,
+                          {weight.row(r).data(), weight.columns(), result.group_size(), result.codes().row(r).data(),
+                           result.scales().row(r).data(), result.zeros().row(r).data()});
                 for (std::int64_t c = 0; c < weight.columns(); ++c) {
                     const float value = value_of(result, r, c);
                     const double d = static_cast<double>(weight(r, c)) - value;
@@ -123,8 +124,10 @@ public:
             }
         });
         report(lost, size, job);
-        if (opt.trits) layer.replace(std::move(dense));
-        else layer.replace(std::move(result));
+        if (opt.trits)
+            layer.replace(std::move(dense));
+        else
+            layer.replace(std::move(result));
     }
 
 private:

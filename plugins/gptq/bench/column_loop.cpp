@@ -62,7 +62,8 @@ void measure_loop(const Kernel& kernel, const Case& c, const char* what, const S
     const auto sizes = work_sizes(settings, {c.rows, c.columns});
     const std::int64_t groups = (c.columns + settings.group_size - 1) / settings.group_size;
     std::vector<float> panels(static_cast<std::size_t>(sizes.panels)), packed(static_cast<std::size_t>(sizes.packed)),
-        block(static_cast<std::size_t>(sizes.block)), scales(static_cast<std::size_t>(c.rows * groups)), zeros(scales.size());
+        block(static_cast<std::size_t>(sizes.block)), scales(static_cast<std::size_t>(c.rows * groups)),
+        zeros(scales.size());
     std::vector<PanelGrid> grids(static_cast<std::size_t>(sizes.grids));
     std::vector<std::uint8_t> codes(c.weight.size());
     std::vector<std::int32_t> index(static_cast<std::size_t>(c.columns));
@@ -72,13 +73,18 @@ void measure_loop(const Kernel& kernel, const Case& c, const char* what, const S
                           c.order,
                           c.dead,
                           0.01};
-    const Result result{{codes.data(), {c.rows, c.columns}}, {}, {scales.data(), {c.rows, groups}},
-                        {zeros.data(), {c.rows, groups}}, index};
+    const Result result{{codes.data(), {c.rows, c.columns}},
+                        {},
+                        {scales.data(), {c.rows, groups}},
+                        {zeros.data(), {c.rows, groups}},
+                        index};
     const Parallel serial = [](std::int64_t n, const auto& body) {
         for (std::int64_t i = 0; i < n; ++i) body(i);
     };
     const double seconds = seconds_of([&] {
-        ColumnLoop(kernel, settings, problem, {panels.data(), packed.data(), grids.data(), block.data()}, result, serial).run();
+        ColumnLoop(kernel, settings, problem, {panels.data(), packed.data(), grids.data(), block.data()}, result,
+                   serial)
+            .run();
     });
     const double operations = static_cast<double>(c.rows * c.columns) * static_cast<double>(c.columns);
     std::printf("%-9s %-34s %8.1f ms %7.1f GFLOP/s\n", kernel.name, what, 1e3 * seconds, 1e-9 * operations / seconds);

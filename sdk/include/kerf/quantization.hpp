@@ -30,7 +30,7 @@ struct GridOptions {
     ScaleType scale_type = ScaleType::float32;
     int search_steps = 0;   ///< how many shrunk ranges are tried; 0: the range of the weights itself
     int search_grid = 100;  ///< try i has the range times 1 − i / grid
-    int polish_rounds = 0;    ///< how often the best try's neighbours in scale and zero point are tried afterwards
+    int polish_rounds = 0;  ///< how often the best try's neighbours in scale and zero point are tried afterwards
     float norm = 2.4f;      ///< the search minimises Σ importance · |error|^norm
 };
 
@@ -153,7 +153,7 @@ void grid_over(const GridOptions& options, const Extent<Lanes>& extent, float sh
             grid.zero[l] = low;
             continue;
         }
-        float scale = detail::at_least<Tag>((high - low) / levels, 0x1p-126f);
+        float scale = detail::at_most<Tag>(detail::at_least<Tag>((high - low) / levels, 0x1p-126f), 0x1p127f);
         scale = half ? detail::rounded_to_half<Tag>(scale) : scale;
         float zero = detail::at_most<Tag>(detail::round_even<Tag>(-low / scale), levels);
         if (!options.symmetric && options.least_zero > 0) {
@@ -225,7 +225,8 @@ void keep_better(const GridOptions& options, const Grid<Lanes>& grid, const floa
     }
 }
 
-/// Walks from the best grid to better neighbours: zero point one up or down, scale 2 % up or down, each lane on its own.
+/// Walks from the best grid to better neighbours: zero point one up or down, scale 2 % up or down, each lane on its
+/// own.
 template <int Lanes, class Tag = void>
 void polish(const GridOptions& options, const float* panel, std::int64_t columns, const float* importance, float* least,
             Grid<Lanes>& best) {
@@ -240,7 +241,8 @@ void polish(const GridOptions& options, const float* panel, std::int64_t columns
         if (move.zero != 0 && options.symmetric) continue;
         Grid<Lanes> grid;
         for (int l = 0; l < Lanes; ++l) {
-            const float zero = detail::at_most<Tag>(detail::at_least<Tag>(best.zero[l] + move.zero, least_zero), levels);
+            const float zero =
+                detail::at_most<Tag>(detail::at_least<Tag>(best.zero[l] + move.zero, least_zero), levels);
             const float scale = detail::at_least<Tag>(best.scale[l] * move.scale, 0x1p-126f);
             grid.zero[l] = options.symmetric ? best.zero[l] : zero;
             grid.scale[l] = half ? detail::rounded_to_half<Tag>(scale) : scale;

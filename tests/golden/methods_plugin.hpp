@@ -1,0 +1,95 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <dlfcn.h>
+
+#include <map>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "core/curvature/gram.hpp"
+#include "core/plugin_api/host_table.hpp"
+#include "core/plugin_api/job.hpp"
+#include "methods_case.hpp"
+
+namespace kerf::test {
+
+/// What one call of compress() left behind.
+struct Compressed {
+    core::Replacement replacement;
+    std::vector<float> dense;
+    std::map<std::string, double> metrics;
+    std::uint64_t peak_bytes = 0;
+};
+
+/// A method with its options set.
+class Instance {
+public:
+    Instance(const kerf_method* method, const nlohmann::json& given) : method_(method) {
+        const std::string schema(method->options_schema.data, method->options_schema.size);
+        const std::string id(method->id.data, method->id.size);
+        const auto options = core::validate_options(schema, given, id, {});
+        void* self = nullptr;
+        core::check_call(
+            id, [&](kerf_error* e) { return method->create(core::host_table(), core::as_values(options), &self, e); });
+        self_ = {self, method->destroy};
+    }
+    kerf_cost cost(Shape shape) const {
+        kerf_linear_shape ask{};
+        ask.struct_size = sizeof(ask);
+        ask.out_features = shape.rows;
+        ask.in_features = shape.columns;
+        kerf_cost cost{};
+        cost.struct_size = sizeof(cost);
+        core::check_call("cost", [&](kerf_error* e) { return method_->cost(self_.get(), &ask, &cost, e); });
+        return cost;
+    }
+    Compressed compress(const Owned<float>& weight, const Owned<float>* gram) const {
+        std::unique_ptr<core::Curvature> curvature;
+        if (gram) curvature = std::make_unique<core::Curvature>("the input", gram->shape.rows, 512, gram->data);
+        kerf_layer layer;
+        layer.name = "layer";
+        layer.out = weight.shape.rows;
+        layer.in = weight.shape.columns;
+        layer.weight = weight.data.data();
+        layer.curvature = curvature.get();
+        kerf_job job;
+        core::check_call("compress", [&](kerf_error* e) { return method_->compress(self_.get(), &job, &layer, e); });
+        if (!layer.replacement) throw std::runtime_error("the method replaced nothing");
+        Compressed out{*layer.replacement,
+                       layer.replacement->dense() ? layer.replacement->weight : layer.replacement->to_dense(),
+                       job.metrics, job.memory.peak()};
+        if (job.memory.live() != 0) throw std::runtime_error("the method kept memory of its job");
+        return out;
+    }
+
+private:
+    const kerf_method* method_;
+    std::unique_ptr<void, void (*)(void*)> self_{nullptr, nullptr};
+};
+
+/// A plugin as it is built, without the host's loader. Never unloaded, as in the host.
+class Plugin {
+public:
+    explicit Plugin(const std::string& name) {
+        const std::string file = KERF_BUILD "/lib/kerf/kerf-" + name + ".so";
+        void* library = dlopen(file.c_str(), RTLD_NOW | RTLD_LOCAL);
+        if (!library) throw std::runtime_error(dlerror());
+        const auto entry = reinterpret_cast<kerf_plugin_entry_fn>(dlsym(library, KERF_ENTRY_NAME));
+        kerf_plugin table{};
+        table.struct_size = sizeof(table);
+        table.abi = KERF_ABI_VERSION;
+        core::check_call(name, [&](kerf_error* e) { return entry(core::host_table(), &table, e); });
+        method_ = table.methods[0];
+    }
+    Instance make(const nlohmann::json& options) const { return {method_, options}; }
+    const kerf_method* table() const { return method_; }
+
+private:
+    const kerf_method* method_ = nullptr;
+};
+
+}  // namespace kerf::test
