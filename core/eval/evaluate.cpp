@@ -7,6 +7,7 @@
 #include <mutex>
 #include <numeric>
 
+#include "core/exec/activation_pool.hpp"
 #include "core/support/error.hpp"
 #include "core/support/parallel.hpp"
 
@@ -230,6 +231,7 @@ void run_block(const Model& model, std::size_t block, const Units& units, DType 
         program.run(values, units.batch(unit), 0, ops.size(), keep);
         states.put(block_input, unit, values.at(block_output));
     });
+    trim_activations();
     if (tick) tick(units.tokens());
 }
 

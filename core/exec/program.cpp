@@ -11,6 +11,7 @@
 #include <numbers>
 #include <set>
 
+#include "core/exec/activation_pool.hpp"
 #include "core/linalg/linalg.hpp"
 #include "core/support/error.hpp"
 
@@ -21,6 +22,7 @@ struct Value::Impl {
 };
 
 void initialise_execution() {
+    use_activation_pool();
     linalg::initialise();
     at::set_num_threads(1);
 }
@@ -179,6 +181,7 @@ struct Program::Impl {
     bool widen;
     std::map<std::string, at::Tensor, std::less<>> weights;  // by tensor name; linears as [out, in]
     std::vector<std::unique_ptr<Rotation>> rotations;        // by op, null for other kinds
+    std::map<std::string, std::size_t, std::less<>> last_reads;  // index past the last op that reads a value
 
     at::Tensor to_compute(std::span<const float> values, at::IntArrayRef shape, bool product) const {
         at::Tensor out = from_span(values, shape);
@@ -267,7 +270,9 @@ Program::Program(std::vector<Op> ops, const WeightSource& weights, DType compute
     impl_->compute = compute;
     impl_->source = weights;
     impl_->widen = compute == DType::bf16 && !has_bfloat16_hardware();
-    for (const auto& op : impl_->ops) {
+    for (std::size_t i = 0; i < impl_->ops.size(); ++i) {
+        const Op& op = impl_->ops[i];
+        for (const auto& name : op.in) impl_->last_reads[name] = i + 1;
         impl_->load(op);
         impl_->rotations.push_back(op.kind == OpKind::rope ? std::make_unique<Rotation>(op, length) : nullptr);
     }
@@ -289,25 +294,12 @@ void Program::set_weight(std::string_view linear, std::span<const float> weight)
     internal_error("no linear ", linear, " in this block");
 }
 
-namespace {
-
-/// Index past the last op that reads each value.
-std::map<std::string, std::size_t, std::less<>> last_reads(const std::vector<Op>& ops) {
-    std::map<std::string, std::size_t, std::less<>> out;
-    for (std::size_t i = 0; i < ops.size(); ++i)
-        for (const auto& name : ops[i].in) out[name] = i + 1;
-    return out;
-}
-
-}  // namespace
-
 void Program::run(Values& values, Batch batch, std::size_t first, std::size_t last, std::span<const std::string> keep) const {
     const c10::InferenceMode no_autograd;
-    const auto reads = last_reads(impl_->ops);
     const auto drop_unread = [&](std::size_t next) {
         std::erase_if(values, [&](const auto& entry) {
-            const auto read = reads.find(entry.first);
-            const bool dead = read == reads.end() || read->second <= next;
+            const auto read = impl_->last_reads.find(entry.first);
+            const bool dead = read == impl_->last_reads.end() || read->second <= next;
             return dead && std::find(keep.begin(), keep.end(), entry.first) == keep.end();
         });
     };

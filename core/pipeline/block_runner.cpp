@@ -5,6 +5,7 @@
 #include <chrono>
 #include <set>
 
+#include "core/exec/activation_pool.hpp"
 #include "core/plugin_api/job.hpp"
 #include "core/support/error.hpp"
 #include "core/support/parallel.hpp"
@@ -180,6 +181,8 @@ void BlockRunner::segment(const Units& units, States& states, const Program& pro
         for (const auto& [name, gram] : grams) flops += double(gram->features()) * double(gram->features()) * double(tokens);
         hooks_.progress(flops);
     }
+    captured.clear();
+    trim_activations();
 }
 
 void BlockRunner::run_one_pass(const Units& units, States& states, Program& program, bool last) {

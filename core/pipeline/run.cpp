@@ -7,6 +7,7 @@
 #include "core/pipeline/block_runner.hpp"
 #include "core/pipeline/journal.hpp"
 #include "core/pipeline/prepared.hpp"
+#include "core/report/report.hpp"
 #include "core/support/error.hpp"
 #include "core/version.hpp"
 #include "kerf/abi.h"
@@ -340,7 +341,7 @@ void Run::publish() {
     const json kerf{{"kerf", version()}, {"graph", graph_json(prepared_.model.graph())}, {"provenance", provenance_}, {"crc32", checksums}};
     write_atomically(partial_ / "kerf.json", kerf.dump(1) + "\n");
     report_["provenance"] = provenance_;
-    write_atomically(partial_ / "report.json", report_.dump(2) + "\n");
+    write_report(report_, partial_);
     sync_folder(partial_);
 
     // One rename makes the result appear. The journal goes last: as long as it is there, --resume knows what is left to do.
