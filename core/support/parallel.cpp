@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "core/support/parallel.hpp"
 
+#include <pthread.h>
+
 #include <algorithm>
 #include <atomic>
 #include <condition_variable>
@@ -103,6 +105,13 @@ private:
 std::unique_ptr<Pool> pool;
 std::mutex pool_lock;
 
+std::unique_ptr<Pool> make_pool() {
+    // A forked child has none of the threads: it forgets the pool, which it could only wait for in vain, and makes its own.
+    static const int handler = pthread_atfork(nullptr, nullptr, [] { (void)pool.release(); });
+    (void)handler;
+    return std::make_unique<Pool>(threads() - 1);
+}
+
 }  // namespace
 
 void set_threads(int threads) {
@@ -137,7 +146,7 @@ void parallel_for(std::int64_t n, std::int64_t grain, const std::function<void(s
         batch.work();
     } else {
         const std::lock_guard hold(pool_lock);
-        if (!pool) pool = std::make_unique<Pool>(threads() - 1);
+        if (!pool) pool = make_pool();
         pool->run(batch);
     }
     if (batch.failure) std::rethrow_exception(batch.failure);

@@ -225,7 +225,8 @@ TEST(OptAdapter, The350mIsPostNormWithProjectionsAndWithoutAFinalNorm) {
 
 TEST(OptAdapter, OrdinaryBlocksArePreNorm) {
     std::string kinds;
-    for (const auto& op : graph_of("opt", opt()).blocks[0].ops) kinds += std::string(core::op_name(op.kind)) + " ";
+    const auto graph = graph_of("opt", opt());
+    for (const auto& op : graph.blocks[0].ops) kinds += std::string(core::op_name(op.kind)) + " ";
     EXPECT_EQ(kinds, "layer_norm linear linear linear attention linear add layer_norm linear activation linear add ");
 }
 
