@@ -136,7 +136,7 @@ def write_recipe(options, compute, samples, length, file, *settings):
         "[calibration]", 'source = "tokens"', f"path = {json.dumps(str(options.tokens.resolve()))}",
         f'tensor = "{options.calibration_tensor}"', f"samples = {samples}", f"length = {length}", "",
         "[[stage]]", 'method = "gptq"', *stage, "",
-        "[evaluation]", "before = false", "perplexity = []", "",
+        "[evaluation]", "before = false", "",
         "[output]", f"path = {json.dumps(str(file.with_suffix('.out')))}", 'format = "hf"', 'dtype = "float32"', ""]))
 
 
@@ -229,21 +229,10 @@ def run_contender(contender, options, folder):
 
 
 def perplexity(options, checkpoint):
-    command = [options.kerf, "eval", str(checkpoint), "--perplexity", str(options.tokens), "--source", "tokens",
+    command = [options.kerf, "eval", str(checkpoint), "--perplexity", f"windows={options.tokens}", "--source", "tokens",
                "--tensor", options.evaluation_tensor, "--threads", str(options.threads), "--json"]
     answer = subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout
-    found = find_key(json.loads(answer), "perplexity")
-    if found is None:
-        raise SystemExit(f"no perplexity in the answer of: {' '.join(command)}")
-    return found
-
-
-def find_key(value, key):
-    """The first number under `key` anywhere in a JSON value."""
-    children = value.values() if isinstance(value, dict) else value if isinstance(value, list) else []
-    if isinstance(value, dict) and isinstance(value.get(key), (int, float)):
-        return float(value[key])
-    return next((found for child in children if (found := find_key(child, key)) is not None), None)
+    return json.loads(answer)["perplexity"]["windows"]["value"]
 
 
 def judge(contender, options, folder, outcome, nominal):
