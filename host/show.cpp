@@ -1,0 +1,227 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "host/show.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <set>
+
+#include "core/support/text.hpp"
+#include "host/console/format.hpp"
+
+namespace kerf::host {
+namespace {
+
+using core::format_bytes;
+using core::format_seconds;
+using core::text;
+using nlohmann::json;
+using Rows = std::vector<std::vector<std::string>>;
+
+/// A number at a path of keys; NaN when something on the way is missing.
+double number_at(const json& from, std::initializer_list<const char*> path) {
+    const json* at = &from;
+    for (const auto* key : path) {
+        if (!at->is_object() || !at->contains(key)) return NAN;
+        at = &at->at(key);
+    }
+    return at->is_number() ? at->get<double>() : NAN;
+}
+
+std::string text_at(const json& from, const char* key) {
+    return from.is_object() && from.contains(key) && from[key].is_string() ? from[key].get<std::string>() : "";
+}
+
+json part(const json& from, const char* key) {
+    return from.is_object() && from.contains(key) ? from[key] : json();
+}
+
+std::string with_error(const json& figure) {
+    const double error = number_at(figure, {"standard_error"});
+    return fixed(number_at(figure, {"value"}), 3) + (std::isfinite(error) ? " ± " + fixed(error, 3) : "");
+}
+
+double mean_bits(const core::PlannedStage& stage) {
+    double bits = 0, weights = 0;
+    for (const auto& linear : stage.linears) {
+        const double size = double(linear.out_features) * double(linear.in_features);
+        bits += linear.bits_per_weight * size;
+        weights += size;
+    }
+    return weights > 0 ? bits / weights : 0;
+}
+
+/// "28 linears, error 0.0081 on average, at most 0.021 (model.layers.3.mlp.down_proj)"
+std::string stage_line(const json& stage, std::size_t number) {
+    double sum = 0, worst = -1;
+    std::string worst_name;
+    std::size_t known = 0;
+    const json linears = part(stage, "linears");
+    for (const auto& linear : linears) {
+        const double error = number_at(linear, {"error"});
+        if (!std::isfinite(error)) continue;
+        sum += error;
+        ++known;
+        if (error > worst) {
+            worst = error;
+            worst_name = text_at(linear, "name");
+        }
+    }
+    std::string out = text("stage ", number, "  ", text_at(stage, "method"), " ", text_at(stage, "version"), ": ",
+                           linears.size(), " linears");
+    if (known > 0)
+        out += text(", error ", significant(sum / double(known)), " on average, at most ", significant(worst), " (",
+                    worst_name, ")");
+    return out + text(", ", format_seconds(number_at(stage, {"seconds"}))) + "\n";
+}
+
+void add_perplexities(const json& run, Rows& rows) {
+    const json before = part(part(run, "before"), "perplexity"), after = part(part(run, "after"), "perplexity");
+    std::set<std::string> names;
+    for (const auto* figures : {&before, &after})
+        if (figures->is_object())
+            for (const auto& [name, figure] : figures->items()) names.insert(name);
+    for (const auto& name : names) {
+        const json was = part(before, name.c_str()), is = part(after, name.c_str());
+        const double change = number_at(is, {"value"}) / number_at(was, {"value"}) - 1;
+        rows.push_back({"perplexity " + name, with_error(was), with_error(is),
+                        std::isfinite(change) ? signed_percent(change) : ""});
+    }
+}
+
+void add_agreement(const json& run, Rows& rows) {
+    const json kl = part(run, "kl"), top1 = part(run, "top1_agreement");
+    if (!kl.is_object()) return;
+    for (const auto& [name, value] : kl.items()) {
+        const double error = number_at(run, {"kl_standard_error", name.c_str()});
+        rows.push_back({"KL divergence " + name, "",
+                        significant(number_at(kl, {name.c_str()})) +
+                            (std::isfinite(error) ? " ± " + significant(error) : "") + " nats",
+                        ""});
+        rows.push_back({"top-1 agreement " + name, "", percent(number_at(top1, {name.c_str()})), ""});
+    }
+}
+
+/// "model.layers.0.mlp.up_proj" in block "model.layers.0" → "mlp.up_proj"
+std::string inside(const std::string& block, const std::string& name) {
+    return name.starts_with(block + ".") ? name.substr(block.size() + 1) : name;
+}
+
+std::string shape_of(const json& linear) {
+    const json shape = part(linear, "shape");
+    return shape.is_array() ? core::format_shape(shape.get<std::vector<std::int64_t>>()) : "";
+}
+
+Rows linear_rows(const std::string& block, const json& linears) {
+    Rows rows{{"linear", "shape", "dtype", "bias", "parameters"}};
+    for (const auto& linear : linears) {
+        double parameters = 1;
+        for (const auto& size : part(linear, "shape")) parameters *= size.get<double>();
+        rows.push_back({"  " + inside(block, text_at(linear, "name")), shape_of(linear), text_at(linear, "dtype"),
+                        linear.value("bias", false) ? "yes" : "", short_count(parameters)});
+    }
+    return rows;
+}
+
+/// Whether two blocks differ in their names alone.
+bool alike(const json& a, const json& b) {
+    return linear_rows(text_at(a, "name"), part(a, "linears")) == linear_rows(text_at(b, "name"), part(b, "linears"));
+}
+
+std::string show_blocks(const json& blocks) {
+    std::string out;
+    for (std::size_t first = 0, last = 0; first < blocks.size(); first = last + 1) {
+        last = first;
+        while (last + 1 < blocks.size() && alike(blocks[first], blocks[last + 1])) ++last;
+        const std::string name = text_at(blocks[first], "name");
+        out += "\n" + name;
+        if (last > first) out += text(" to ", text_at(blocks[last], "name"), " (", last - first + 1, " alike)");
+        out += text(": ", short_count(number_at(blocks[first], {"parameters"})), " parameters",
+                    last > first ? " each" : "", "\n");
+        out += aligned_table(linear_rows(name, part(blocks[first], "linears")), "lrllr");
+    }
+    return out;
+}
+
+}  // namespace
+
+std::string show_plan(const core::Recipe& recipe, const core::Plan& plan) {
+    Rows rows{{"stage", "linears", "bits", "peak memory", "disk", "FLOPs"}};
+    for (const auto& stage : plan.stages)
+        rows.push_back({stage.method, text(stage.linears.size()), fixed(mean_bits(stage), 2),
+                        format_bytes(double(stage.peak_bytes)), format_bytes(double(stage.disk_bytes)),
+                        short_count(stage.flops)});
+    std::string out = text(recipe.model.path.string(), " to ", recipe.output.path.string(), " (", recipe.output.format,
+                           ")\n\n", aligned_table(rows, "lrrrrr"), "\n");
+    const double ratio = plan.input_bytes > 0 ? double(plan.output_bytes) / double(plan.input_bytes) : NAN;
+    Rows totals{{"output size", text(format_bytes(double(plan.output_bytes)), ", ", percent(ratio, 0), " of ",
+                                     format_bytes(double(plan.input_bytes)))},
+                {"parameters", short_count(double(plan.parameters_after)) +
+                                   (plan.parameters_after == plan.parameters_before
+                                        ? ""
+                                        : " of " + short_count(double(plan.parameters_before)))},
+                {"peak memory", text(format_bytes(double(plan.peak_bytes)), "; at least ",
+                                     format_bytes(double(plan.minimum_bytes)), " with --memory")},
+                {"disk", format_bytes(double(plan.disk_bytes))},
+                {"work", short_count(plan.flops) + (plan.flops < 999.5 ? " FLOPs" : "FLOPs")}};
+    if (plan.seconds > 0) totals.push_back({"time", "about " + format_seconds(plan.seconds)});
+    return out + aligned_table(totals, "ll");
+}
+
+std::string show_run(const json& run) {
+    Rows rows{{"", "before", "after", ""}};
+    add_perplexities(run, rows);
+    add_agreement(run, rows);
+    const double parameters = number_at(run, {"parameters", "after"}), bytes = number_at(run, {"bytes", "after"});
+    const double bytes_before = number_at(run, {"bytes", "before"});
+    rows.push_back({"parameters", short_count(number_at(run, {"parameters", "before"})), short_count(parameters), ""});
+    rows.push_back({"size", format_bytes(bytes_before), format_bytes(bytes), percent(bytes / bytes_before, 0)});
+    std::string out = aligned_table(rows, "lrrr") + "\n";
+    std::size_t number = 0;
+    for (const auto& stage : part(run, "stages")) out += stage_line(stage, number++);
+    const std::string folder = text_at(run, "output");
+    out += text("time     ", format_seconds(number_at(run, {"seconds"})), ", peak memory ",
+                format_bytes(number_at(run, {"peak_bytes"})), "\n");
+    return out + text("output   ", folder, "\nreport   ", folder, "/report.html\n");
+}
+
+std::string show_evaluation(const json& evaluation) {
+    const json perplexity = part(evaluation, "perplexity"), reference = part(evaluation, "reference");
+    Rows rows{{"", "perplexity", "tokens"}};
+    if (!reference.is_null()) rows[0] = {"", "perplexity", "reference", "KL divergence", "top-1 agreement", "tokens"};
+    for (const auto& [name, figure] : perplexity.items()) {
+        std::vector<std::string> row{name, with_error(figure)};
+        if (!reference.is_null()) {
+            row.push_back(with_error(part(reference, name.c_str())));
+            row.push_back(significant(number_at(evaluation, {"kl", name.c_str()})));
+            row.push_back(percent(number_at(evaluation, {"top1_agreement", name.c_str()})));
+        }
+        row.push_back(text(figure.value("windows", 0), " windows, ", figure.value("tokens", std::int64_t{0})));
+        rows.push_back(std::move(row));
+    }
+    return aligned_table(rows, std::string("l") + std::string(rows[0].size() - 1, 'r'));
+}
+
+std::string show_model(const json& model) {
+    const json adapter = part(model, "adapter");
+    Rows head{{"model", text_at(model, "model")},
+              {"family", text(text_at(model, "family"), " (adapter ", text_at(adapter, "id"), " ",
+                              text_at(adapter, "version"), ")")},
+              {"parameters", short_count(number_at(model, {"parameters"}))},
+              {"size", format_bytes(number_at(model, {"bytes"}))},
+              {"FLOPs per token", short_count(number_at(model, {"flops_per_token"}))},
+              {"hidden size", fixed(number_at(model, {"hidden"}), 0)},
+              {"vocabulary", fixed(number_at(model, {"vocabulary"}), 0)},
+              {"positions", fixed(number_at(model, {"positions"}), 0)}};
+    const json dtypes = part(model, "bytes_by_dtype");
+    if (dtypes.is_object())
+        for (const auto& [dtype, bytes] : dtypes.items())
+            head.push_back({"of dtype " + dtype, format_bytes(bytes.get<double>())});
+    std::string out = aligned_table(head, "ll") + show_blocks(part(model, "blocks"));
+    json outside = json::array();
+    for (const auto* place : {"prologue", "epilogue"})
+        for (const auto& linear : part(part(model, "outside"), place)) outside.push_back(linear);
+    if (!outside.empty()) out += "\noutside the blocks\n" + aligned_table(linear_rows("", outside), "lrllr");
+    return out;
+}
+
+}  // namespace kerf::host
