@@ -6,8 +6,8 @@
 #include <set>
 
 #include "core/support/error.hpp"
-#include "core/weights/bounded.hpp"
 #include "core/support/json_text.hpp"
+#include "core/weights/bounded.hpp"
 
 namespace kerf::core {
 namespace {
@@ -149,10 +149,11 @@ void Checkpoint::add_file(const std::string& file) {
     const auto path = folder_ / file;
     auto opened = is_torch_archive(file) ? open_torch_archive(path) : open_safetensors(path);
     for (const auto& tensor : opened->tensors()) {
-        const auto [at, is_new] = places_.try_emplace(tensor.name, Place{opened.get(), &tensor, nullptr});
-        if (is_new) continue;
-        const auto first = std::find_if(files_.begin(), files_.end(),
-                                        [&](const auto& f) { return f.second.get() == at->second.file; });
+        const auto added = places_.try_emplace(tensor.name, Place{opened.get(), &tensor, nullptr});
+        if (added.second) continue;
+        const TensorFile* const owner = added.first->second.file;
+        const auto first =
+            std::find_if(files_.begin(), files_.end(), [&](const auto& f) { return f.second.get() == owner; });
         bad_input(path.string(), ": holds the tensor ", tensor.name, ", which ", first->first.filename().string(),
                   " holds too");
     }
