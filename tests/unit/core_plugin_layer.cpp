@@ -42,7 +42,7 @@ protected:
     std::string replace_codes(int bits = 2, std::int64_t groups = 2) {
         detail::DlView c(MatrixView<std::uint8_t>(codes.data(), {rows, columns})),
             s(MatrixView<float>(scales.data(), {rows, groups})), z(MatrixView<float>(zeros.data(), {rows, groups})),
-            i(std::span<std::int32_t>(index));
+            i(std::span(index.data(), index.size()));
         return replace("int-group/1", bits,
                        {{detail::text("codes"), c.get()},
                         {detail::text("scales"), s.get()},
