@@ -8,12 +8,14 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <mutex>
 #include <numbers>
 #include <set>
 
 #include "core/exec/activation_pool.hpp"
 #include "core/linalg/linalg.hpp"
 #include "core/support/error.hpp"
+#include "core/support/parallel.hpp"
 
 namespace kerf::core {
 
@@ -22,9 +24,50 @@ struct Value::Impl {
 };
 
 void initialise_execution() {
-    use_activation_pool();
-    linalg::initialise();
-    at::set_num_threads(1);
+    static std::once_flag once;
+    std::call_once(once, [] {
+        use_activation_pool();
+        linalg::initialise();
+        at::set_num_threads(1);
+    });
+}
+
+void warm_up_execution() {
+    static std::once_flag once;
+    std::call_once(once, [] {
+        constexpr std::int64_t width = 128, length = 64;
+        Op norm, product, attention, gate;
+        norm.kind = OpKind::rms_norm;
+        norm.weight = "norm";
+        norm.rows = width;
+        norm.in = {"x"};
+        norm.out = {"n"};
+        product.kind = OpKind::linear;
+        product.weight = "product";
+        product.rows = product.columns = width;
+        product.in = {"n"};
+        product.out = {"p"};
+        attention.kind = OpKind::attention;
+        attention.heads = attention.kv_heads = 2;
+        attention.head_dim = width / 2;
+        attention.value = 0.125;
+        attention.in = {"p", "p", "p"};
+        attention.out = {"a"};
+        gate.kind = OpKind::activation;
+        gate.in = {"a"};
+        gate.out = {"y"};
+        const WeightSource ones{.whole = [](const std::string& name) { return std::vector<float>(name == "norm" ? width : width * width, 1.0f); }, .row = {}};
+        const Program program({norm, product, attention, gate}, ones, DType::f32, length);
+        parallel_for(threads(), 1, [&](std::int64_t, std::int64_t) {
+            Values values{{"x", Value::from_floats(std::vector<float>(length * width, 1.0f), length, width, DType::f32)}};
+            const std::string keep[] = {"y"};
+            program.run(values, {1, length}, 0, program.ops().size(), keep);
+        });
+        std::vector<float> identity(width * width);
+        for (std::int64_t i = 0; i < width; ++i) identity[std::size_t(i * width + i)] = 1.0f;
+        linalg::inverse_factor<float>(width, identity.data(), width);
+        trim_activations();
+    });
 }
 
 bool has_bfloat16_hardware() {

@@ -16,8 +16,12 @@
 namespace kerf::core {
 
 /// Process-wide settings of the tensor library: one thread inside each of ours (parallelism is over samples, so that bits do
-/// not depend on the number of threads). Once, before any Program.
+/// not depend on the number of threads), and malloc's. Before any Program; again is harmless.
 void initialise_execution();
+
+/// Runs each kind of op once, small, in every thread. What the libraries load and set up at first use (code pages, BLAS
+/// buffers: some 20 MB) is then part of the process, so that a plan can measure it instead of guessing.
+void warm_up_execution();
 
 /// Whether this CPU multiplies bfloat16 matrices in hardware; without it, bfloat16 compute runs float32 products of
 /// bfloat16 operands and rounds the results, at float32's speed.

@@ -92,18 +92,25 @@ PlannedStage plan_stage(const Model& model, const Stage& stage, const OutputLayo
     return out;
 }
 
+/// What the allocator needs beside the bytes that are asked for: rounding, headers, and the free ends of each thread's heap.
+std::uint64_t with_allocator_share(std::uint64_t bytes) {
+    constexpr std::uint64_t heap_ends = 12u << 20;
+    return bytes + bytes / 10 + heap_ends;
+}
+
 /// Peak of each stage and of the evaluation with `threads` threads, and the largest of them.
 std::uint64_t plan_memory(const Recipe& recipe, const Prepared& prepared, std::int64_t threads, std::vector<PlannedStage>* stages) {
     const DType compute = recipe.model.compute;
+    warm_up_execution();
     const std::uint64_t idle = resident_bytes();
     std::uint64_t peak = idle;
     for (std::size_t i = 0; i < prepared.stages.size(); ++i) {
-        const std::uint64_t bytes = idle + stage_memory(prepared.model, prepared.stages[i], compute, threads);
+        const std::uint64_t bytes = idle + with_allocator_share(stage_memory(prepared.model, prepared.stages[i], compute, threads));
         if (stages) (*stages)[i].peak_bytes = bytes;
         peak = std::max(peak, bytes);
     }
     for (const auto& [name, windows] : prepared.evaluation)
-        peak = std::max(peak, idle + evaluation_memory(prepared.model, windows.length, windows.samples, recipe.evaluation.kl, compute, threads));
+        peak = std::max(peak, idle + with_allocator_share(evaluation_memory(prepared.model, windows.length, windows.samples, recipe.evaluation.kl, compute, threads)));
     return peak;
 }
 
@@ -142,6 +149,7 @@ OutputLayout layout_of(const Recipe& recipe, const Prepared& prepared, std::size
 }
 
 Prepared prepare(const Recipe& recipe, const Components& components) {
+    initialise_execution();
     Prepared out{Model::open(recipe.model.path, components), {}, {}, {}};
     if (recipe.output.format == "gptq" && recipe.stages.empty())
         bad_input(recipe.file.string(), ": output.format = \"gptq\" needs a stage that quantises to integer codes (gptq, rtn)");
@@ -151,14 +159,16 @@ Prepared prepare(const Recipe& recipe, const Components& components) {
     Plan& plan = out.plan;
     for (const auto& file : out.model.checkpoint().files()) plan.input_bytes += std::filesystem::file_size(file);
     const std::size_t passes = std::max<std::size_t>(1, out.stages.size());
+    std::uint64_t written = 0;  // results of earlier stages stay until the run is complete: --resume needs them
     for (std::size_t i = 0; i < passes; ++i) {
         const OutputLayout layout = layout_of(recipe, out, i, out.model);
         if (i < out.stages.size()) {
             plan.stages.push_back(plan_stage(out.model, out.stages[i], layout, recipe.model.compute));
             plan.flops += plan.stages.back().flops;
         }
+        written += layout.shards().total_bytes();
         const std::uint64_t states = i < plan.stages.size() ? plan.stages[i].disk_bytes : 0;
-        plan.disk_bytes = std::max(plan.disk_bytes, layout.shards().total_bytes() * (passes > 1 ? 2 : 1) + states);
+        plan.disk_bytes = std::max(plan.disk_bytes, written + states);
         plan.output_bytes = layout.shards().total_bytes();
     }
     plan.flops += evaluation_flops(out, recipe);

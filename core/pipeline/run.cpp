@@ -67,8 +67,17 @@ public:
         provenance_ = provenance();
         if (auto report = already_complete()) return *report;
         claim_folder();
+        if (journal_->find("finished", -1, -1)) {
+            report_ = read_json(partial_ / "report.json");
+            publish();
+            return report_;
+        }
         try {
             work();
+            report_["seconds"] = seconds_since(started);
+            report_["peak_bytes"] = peak_resident_bytes();
+            finish();
+            publish();
         } catch (const Error& error) {
             // An interrupted run can go on later; one that failed leaves nothing.
             if (error.fault() != Fault::cancelled) remove_partial();
@@ -77,9 +86,6 @@ public:
             remove_partial();
             throw;
         }
-        report_["seconds"] = seconds_since(started);
-        report_["peak_bytes"] = peak_resident_bytes();
-        publish();
         return report_;
     }
 
@@ -101,6 +107,7 @@ private:
     Model finish_block_states(std::size_t index, const Model& input, const fs::path& folder) const;
     void evaluate_after(const Model& result);
     void write_side_files(const OutputLayout& layout);
+    void finish();
     void publish();
 
     const Recipe& recipe_;
@@ -135,6 +142,8 @@ void Run::claim_folder() {
     if (!resume_ && there && !recipe_.output.overwrite)
         bad_input(partial_.string(), ": an unfinished run is there; add --resume to go on with it, or remove that folder");
     if (resume_ && there) {
+        for (const auto& entry : fs::directory_iterator(partial_))
+            if (entry.path().filename().string().starts_with(File::temporary_prefix) || entry.path().extension() == ".tmp") fs::remove(entry.path());
         journal_ = Journal::reopen(partial_ / "journal.jsonl", identity());
         return;
     }
@@ -182,8 +191,6 @@ void Run::work() {
     for (std::size_t index = 0; index < passes; ++index) {
         Model next = run_stage(index, current);
         current = std::move(next);
-        std::error_code ignored;
-        if (index > 0) fs::remove_all(partial_ / text("stage-", index - 1), ignored);
     }
     evaluate_after(current);
 }
@@ -333,7 +340,8 @@ void Run::write_side_files(const OutputLayout& layout) {
     copy_side_files(prepared_.model.folder(), partial_);
 }
 
-void Run::publish() {
+/// Writes what speaks of the whole run. From the journal's last line on, nothing is left to do but to clear up.
+void Run::finish() {
     json checksums = json::object();
     const std::size_t last = std::max<std::size_t>(1, prepared_.stages.size()) - 1;
     for (const auto& entry : journal_->entries())
@@ -342,9 +350,13 @@ void Run::publish() {
     write_atomically(partial_ / "kerf.json", kerf.dump(1) + "\n");
     report_["provenance"] = provenance_;
     write_report(report_, partial_);
-    sync_folder(partial_);
+    journal_->add({{"kind", "finished"}});
+}
 
-    // One rename makes the result appear. The journal goes last: as long as it is there, --resume knows what is left to do.
+/// One rename makes the result appear. The journal goes last: as long as it is there, --resume knows what is left to do.
+void Run::publish() {
+    for (std::size_t index = 0; index + 1 < prepared_.stages.size(); ++index) fs::remove_all(partial_ / text("stage-", index));
+    sync_folder(partial_);
     const fs::path& output = recipe_.output.path;
     replace_folder(partial_, output);
     fs::remove(output / "journal.jsonl");
@@ -359,6 +371,7 @@ json run_recipe(const Recipe& recipe, const Components& components, bool resume,
 }
 
 json evaluate_model(const EvalRequest& request, const Components& components, const Observer& observer) {
+    initialise_execution();
     const auto started = std::chrono::steady_clock::now();
     const Model model = Model::open(request.model, components);
     std::optional<Model> reference;

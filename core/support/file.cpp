@@ -39,9 +39,12 @@ File File::open(const std::filesystem::path& path, Mode mode) {
 }
 
 File File::temporary(const std::filesystem::path& folder) {
-    std::string name = (folder / "kerf-spill-XXXXXX").string();
     File file;
     file.path_ = folder;
+    file.fd_ = ::open(folder.c_str(), O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+    if (file.fd_ >= 0) return file;
+    // A file system without nameless files: one with a name, taken away at once.
+    std::string name = (folder / (std::string(temporary_prefix) + "XXXXXX")).string();
     file.fd_ = ::mkostemp(name.data(), O_CLOEXEC);
     if (file.fd_ < 0) system_error("create a temporary file in", folder);
     ::unlink(name.c_str());

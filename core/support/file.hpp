@@ -21,6 +21,8 @@ public:
 
     /// A nameless file in `folder` that vanishes with its descriptor: nothing is left behind, however the process ends.
     static File temporary(const std::filesystem::path& folder);
+    /// Where the file system knows no nameless files, names that begin so exist for a moment.
+    static constexpr std::string_view temporary_prefix = "kerf-spill-";
 
     File() = default;
     File(File&& other) noexcept : fd_(std::exchange(other.fd_, -1)), path_(std::move(other.path_)) {}

@@ -41,6 +41,8 @@ public:
     Folder() {
         const auto* test = testing::UnitTest::GetInstance()->current_test_info();
         std::string name = std::string(test->test_suite_name()) + "." + test->name() + "." + std::to_string(::getpid());
+        static int made = 0;
+        name.append(1, '.').append(std::to_string(made++));
         std::replace(name.begin(), name.end(), '/', '_');
         path_ = fs::temp_directory_path() / ("kerf-e2e." + name);
         fs::remove_all(path_);

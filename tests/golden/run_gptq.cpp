@@ -10,6 +10,8 @@ struct GoldenRun {
     std::string model;
     nlohmann::json settings;
     double perplexity, dense;
+
+    friend std::ostream& operator<<(std::ostream& out, const GoldenRun& run) { return out << run.model << " " << run.settings.dump(); }
 };
 
 std::vector<GoldenRun> golden_runs() {
