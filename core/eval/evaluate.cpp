@@ -36,7 +36,8 @@ constexpr std::int64_t slice_rows = 4096;
 /// Runs everything but the head; "x" is then the head's input.
 void run_body(const Model& model, const Units& units, DType compute, States& states, const Tick& tick) {
     embed_all(model, units, compute, states);
-    for (std::size_t block = 0; block < model.graph().blocks.size(); ++block) run_block(model, block, units, compute, states, tick);
+    for (std::size_t block = 0; block < model.graph().blocks.size(); ++block)
+        run_block(model, block, units, compute, states, tick);
     const Head head(model.graph());
     if (head.before.empty()) return;
     const Program norm(head.before, model.source(), compute, units.length());
@@ -55,7 +56,8 @@ void run_body(const Model& model, const Units& units, DType compute, States& sta
 /// The head's weight in slices of rows, and its bias.
 class HeadWeight {
 public:
-    HeadWeight(const Model& model, const Op& linear, DType compute) : model_(model), linear_(linear), compute_(compute) {
+    HeadWeight(const Model& model, const Op& linear, DType compute)
+        : model_(model), linear_(linear), compute_(compute) {
         const StoredTensor& stored = model.tensor(linear.weight);
         by_row_ = !linear.transposed && !stored.bytes.empty();
         if (!by_row_) whole_ = model.source().whole(linear.weight);
@@ -66,11 +68,13 @@ public:
         const WeightSource source = model_.source();
         for (std::int64_t row = 0; row < rows; ++row) {
             const std::span<float> into(out.data() + row * linear_.columns, std::size_t(linear_.columns));
-            if (by_row_) source.row(linear_.weight, first + row, into);
+            if (by_row_)
+                source.row(linear_.weight, first + row, into);
             else
                 for (std::int64_t c = 0; c < linear_.columns; ++c)
-                    into[std::size_t(c)] = linear_.transposed ? whole_[std::size_t(c * linear_.rows + first + row)]
-                                                              : whole_[std::size_t((first + row) * linear_.columns + c)];
+                    into[std::size_t(c)] = linear_.transposed
+                                               ? whole_[std::size_t(c * linear_.rows + first + row)]
+                                               : whole_[std::size_t((first + row) * linear_.columns + c)];
         }
         if (compute_ == DType::bf16) round_to(DType::bf16, out);
         return out;
@@ -92,9 +96,9 @@ private:
 /// log Σ exp over the vocabulary, gathered slice by slice with a running maximum.
 struct RunningSoftmax {
     double largest = -std::numeric_limits<double>::infinity(), sum = 0;
-    double target = 0;          // the logit of the token that follows
-    std::int64_t best = -1;     // its place in the vocabulary
-    double weighted = 0;        // Σ exp(l − largest) · (l − l'), l' the other model's logit
+    double target = 0;       // the logit of the token that follows
+    std::int64_t best = -1;  // its place in the vocabulary
+    double weighted = 0;     // Σ exp(l − largest) · (l − l'), l' the other model's logit
 
     void add(std::span<const float> logits, std::int64_t first, std::int64_t target_id, const float* other) {
         const auto top = std::max_element(logits.begin(), logits.end());
@@ -110,7 +114,8 @@ struct RunningSoftmax {
             sum += share;
             if (other) weighted += share * (double(logits[i]) - double(other[i]));
         }
-        if (target_id >= first && target_id < first + std::int64_t(logits.size())) target = logits[std::size_t(target_id - first)];
+        if (target_id >= first && target_id < first + std::int64_t(logits.size()))
+            target = logits[std::size_t(target_id - first)];
     }
     double log_sum() const { return largest + std::log(sum); }
 };
@@ -124,10 +129,15 @@ struct Side {
     std::vector<RunningSoftmax> tokens;
 
     Side(const Model& m, const Units& units, DType compute, const std::filesystem::path& scratch)
-        : model(&m), head(m.graph()), weight(m, head.linear, compute), states(units, scratch, compute), tokens(std::size_t(units.tokens())) {}
+        : model(&m),
+          head(m.graph()),
+          weight(m, head.linear, compute),
+          states(units, scratch, compute),
+          tokens(std::size_t(units.tokens())) {}
 };
 
-std::vector<float> slice_logits(const Side& side, const Units& units, std::int64_t unit, std::span<const float> weight, std::int64_t first, std::int64_t rows) {
+std::vector<float> slice_logits(const Side& side, const Units& units, std::int64_t unit, std::span<const float> weight,
+                                std::int64_t first, std::int64_t rows) {
     std::vector<float> out(std::size_t(units.batch(unit).tokens() * rows));
     head_slice(side.states.get(block_input, unit), weight, rows, out);
     side.weight.add_bias(first, rows, out);
@@ -142,7 +152,8 @@ void run_head(Side& side, Side* reference, const Units& units, const Tick& tick)
         const auto reference_weight = reference ? reference->weight.slice(first, rows) : std::vector<float>();
         parallel_for(units.count(), 1, [&](std::int64_t unit, std::int64_t) {
             const auto ours = slice_logits(side, units, unit, weight, first, rows);
-            const auto theirs = reference ? slice_logits(*reference, units, unit, reference_weight, first, rows) : std::vector<float>();
+            const auto theirs =
+                reference ? slice_logits(*reference, units, unit, reference_weight, first, rows) : std::vector<float>();
             const auto ids = units.ids(unit);
             for (std::int64_t t = 0; t < units.batch(unit).tokens(); ++t) {
                 const bool last = (t + 1) % units.length() == 0;
@@ -151,7 +162,8 @@ void run_head(Side& side, Side* reference, const Units& units, const Tick& tick)
                 const std::span<const float> row(ours.data() + t * rows, std::size_t(rows));
                 side.tokens[token].add(row, first, target, nullptr);
                 if (reference)
-                    reference->tokens[token].add({theirs.data() + t * rows, std::size_t(rows)}, first, target, row.data());
+                    reference->tokens[token].add({theirs.data() + t * rows, std::size_t(rows)}, first, target,
+                                                 row.data());
             }
         });
         if (tick) tick(units.tokens() * rows / vocabulary);
@@ -207,14 +219,17 @@ void check_windows(const Model& model, const Windows& windows) {
     if (windows.samples < 1 || windows.length < 2) bad_input("evaluation needs at least one window of two tokens");
     for (const auto id : windows.ids)
         if (id < 0 || id >= model.graph().vocabulary)
-            bad_input("token id ", id, " is past the vocabulary of ", model.graph().vocabulary, " of ", model.folder().string());
+            bad_input("token id ", id, " is past the vocabulary of ", model.graph().vocabulary, " of ",
+                      model.folder().string());
 }
 
 }  // namespace
 
 void embed_all(const Model& model, const Units& units, DType compute, States& states) {
     const Program prologue(model.graph().prologue, model.source(), compute, units.length());
-    states.declare(block_input, model.graph().blocks.empty() ? model.graph().hidden : prologue.embed(units.ids(0), units.batch(0), block_input).features());
+    states.declare(block_input, model.graph().blocks.empty()
+                                    ? model.graph().hidden
+                                    : prologue.embed(units.ids(0), units.batch(0), block_input).features());
     parallel_for(units.count(), 1, [&](std::int64_t unit, std::int64_t) {
         states.put(block_input, unit, prologue.embed(units.ids(unit), units.batch(unit), block_input));
     });
@@ -222,7 +237,8 @@ void embed_all(const Model& model, const Units& units, DType compute, States& st
         if (op.kind == OpKind::embedding) model.checkpoint().forget(model.stored_name(op.weight));
 }
 
-void run_block(const Model& model, std::size_t block, const Units& units, DType compute, States& states, const Tick& tick) {
+void run_block(const Model& model, std::size_t block, const Units& units, DType compute, States& states,
+               const Tick& tick) {
     const auto& ops = model.graph().blocks[block].ops;
     const Program program(ops, model.source(), compute, units.length());
     parallel_for(units.count(), 1, [&](std::int64_t unit, std::int64_t) {
@@ -244,7 +260,8 @@ Evaluated evaluate(const Model& model, const Model* reference, const Windows& wi
     std::unique_ptr<Side> other;
     if (reference) {
         if (reference->graph().vocabulary != model.graph().vocabulary)
-            bad_input(reference->folder().string(), ": has a vocabulary of ", reference->graph().vocabulary, ", ", model.folder().string(), " one of ", model.graph().vocabulary);
+            bad_input(reference->folder().string(), ": has a vocabulary of ", reference->graph().vocabulary, ", ",
+                      model.folder().string(), " one of ", model.graph().vocabulary);
         other = std::make_unique<Side>(*reference, units, compute, scratch);
         run_body(*reference, units, compute, other->states, tick);
     }
@@ -258,7 +275,8 @@ Evaluated evaluate(const Model& model, const Model* reference, const Windows& wi
     return out;
 }
 
-std::vector<float> logits(const Model& model, const Windows& windows, DType compute, const std::filesystem::path& scratch) {
+std::vector<float> logits(const Model& model, const Windows& windows, DType compute,
+                          const std::filesystem::path& scratch) {
     check_windows(model, windows);
     const Units units(windows);
     Side side(model, units, compute, scratch);

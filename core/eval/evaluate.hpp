@@ -34,13 +34,15 @@ struct Evaluated {
 /// Told `tokens` more tokens have gone through one block (or through the head, which counts as one).
 using Tick = std::function<void(std::int64_t tokens)>;
 
-/// Perplexity of `model` on the windows and, when `reference` is not null, of the reference too, and their agreement. Streams
-/// block by block; hidden states lie in nameless files in `scratch`. Memory does not depend on the number of windows.
+/// Perplexity of `model` on the windows and, when `reference` is not null, of the reference too, and their agreement.
+/// Streams block by block; hidden states lie in nameless files in `scratch`. Memory does not depend on the number of
+/// windows.
 Evaluated evaluate(const Model& model, const Model* reference, const Windows& windows, DType compute,
                    const std::filesystem::path& scratch, const Tick& tick);
 
 /// Logits of a few windows, float32 [samples · length, vocabulary], for tests and tools.
-std::vector<float> logits(const Model& model, const Windows& windows, DType compute, const std::filesystem::path& scratch);
+std::vector<float> logits(const Model& model, const Windows& windows, DType compute,
+                          const std::filesystem::path& scratch);
 
 /// The residual stream that enters block `block` (blocks() = after the last), likewise [samples · length, hidden].
 std::vector<float> hidden_states(const Model& model, const Windows& windows, std::size_t block, DType compute,
@@ -49,6 +51,7 @@ std::vector<float> hidden_states(const Model& model, const Windows& windows, std
 /// Puts the prologue's result for every unit under "x".
 void embed_all(const Model& model, const Units& units, DType compute, States& states);
 /// Runs one block for every unit: "x" becomes the block's output.
-void run_block(const Model& model, std::size_t block, const Units& units, DType compute, States& states, const Tick& tick);
+void run_block(const Model& model, std::size_t block, const Units& units, DType compute, States& states,
+               const Tick& tick);
 
 }  // namespace kerf::core

@@ -35,7 +35,8 @@ public:
                 return header + 1;
             }
         }
-        auto* header = static_cast<Header*>(std::aligned_alloc(alignment, (sizeof(Header) + room + alignment - 1) / alignment * alignment));
+        auto* header = static_cast<Header*>(
+            std::aligned_alloc(alignment, (sizeof(Header) + room + alignment - 1) / alignment * alignment));
         if (!header) throw std::bad_alloc();
         header->room = room;
         return header + 1;
@@ -75,7 +76,9 @@ Pool& pool() {
     return *only;
 }
 
-void give_back(void* memory) { pool().give(memory); }
+void give_back(void* memory) {
+    pool().give(memory);
+}
 
 class PoolAllocator final : public c10::Allocator {
 public:
@@ -98,7 +101,11 @@ void use_activation_pool() {
     mallopt(M_TRIM_THRESHOLD, spare_top);
 }
 
-void trim_activations() { pool().trim(); }
-std::uint64_t pooled_activation_bytes() { return pool().kept(); }
+void trim_activations() {
+    pool().trim();
+}
+std::uint64_t pooled_activation_bytes() {
+    return pool().kept();
+}
 
 }  // namespace kerf::core

@@ -56,10 +56,15 @@ void warm_up_execution() {
         gate.kind = OpKind::activation;
         gate.in = {"a"};
         gate.out = {"y"};
-        const WeightSource ones{.whole = [](const std::string& name) { return std::vector<float>(name == "norm" ? width : width * width, 1.0f); }, .row = {}};
+        const WeightSource ones{.whole =
+                                    [](const std::string& name) {
+                                        return std::vector<float>(name == "norm" ? width : width * width, 1.0f);
+                                    },
+                                .row = {}};
         const Program program({norm, product, attention, gate}, ones, DType::f32, length);
         parallel_for(threads(), 1, [&](std::int64_t, std::int64_t) {
-            Values values{{"x", Value::from_floats(std::vector<float>(length * width, 1.0f), length, width, DType::f32)}};
+            Values values{
+                {"x", Value::from_floats(std::vector<float>(length * width, 1.0f), length, width, DType::f32)}};
             const std::string keep[] = {"y"};
             program.run(values, {1, length}, 0, program.ops().size(), keep);
         });
@@ -87,8 +92,8 @@ at::Tensor from_span(std::span<const float> values, at::IntArrayRef shape) {
     return out;
 }
 
-/// Inverse frequencies of a rope op, [rotary_dim / 2]; "llama3" scaling as in Llama 3.1's reference: long wavelengths are
-/// divided by the factor, short ones kept, those between interpolated.
+/// Inverse frequencies of a rope op, [rotary_dim / 2]; "llama3" scaling as in Llama 3.1's reference: long wavelengths
+/// are divided by the factor, short ones kept, those between interpolated.
 std::vector<double> inverse_frequencies(const Op& op) {
     std::vector<double> out(std::size_t(op.rotary_dim / 2));
     for (std::size_t i = 0; i < out.size(); ++i) {
@@ -97,7 +102,9 @@ std::vector<double> inverse_frequencies(const Op& op) {
         if (op.scaling.kind == RopeScaling::Kind::llama3) {
             const double wavelength = 2 * std::numbers::pi / frequency;
             const double turns = double(op.scaling.original_positions) / wavelength;
-            const double blend = std::clamp((turns - op.scaling.low_freq_factor) / (op.scaling.high_freq_factor - op.scaling.low_freq_factor), 0.0, 1.0);
+            const double blend = std::clamp(
+                (turns - op.scaling.low_freq_factor) / (op.scaling.high_freq_factor - op.scaling.low_freq_factor), 0.0,
+                1.0);
             frequency = (1 - blend) * frequency / op.scaling.factor + blend * frequency;
         }
         out[i] = frequency;
@@ -142,12 +149,17 @@ struct Rotation {
 
 at::Tensor activate(ActivationKind kind, const at::Tensor& x) {
     switch (kind) {
-        case ActivationKind::silu: return at::silu(x);
-        case ActivationKind::gelu: return at::gelu(x);
+        case ActivationKind::silu:
+            return at::silu(x);
+        case ActivationKind::gelu:
+            return at::gelu(x);
         case ActivationKind::gelu_new:
-        case ActivationKind::gelu_tanh: return at::gelu(x, "tanh");
-        case ActivationKind::relu: return at::relu(x);
-        case ActivationKind::quick_gelu: return x * at::sigmoid(1.702 * x);
+        case ActivationKind::gelu_tanh:
+            return at::gelu(x, "tanh");
+        case ActivationKind::relu:
+            return at::relu(x);
+        case ActivationKind::quick_gelu:
+            return x * at::sigmoid(1.702 * x);
     }
     internal_error("unknown activation");
 }
@@ -187,7 +199,8 @@ at::Tensor attend(const Op& op, Batch batch, const at::Tensor& q, const at::Tens
 Value Value::from_bytes(std::span<const std::byte> bytes, std::int64_t tokens, std::int64_t features, DType dtype) {
     const c10::InferenceMode no_autograd;
     at::Tensor tensor = at::empty({tokens, features}, scalar_type(dtype));
-    if (bytes.size() != tensor.nbytes()) internal_error("a value of ", bytes.size(), " bytes where ", tensor.nbytes(), " are expected");
+    if (bytes.size() != tensor.nbytes())
+        internal_error("a value of ", bytes.size(), " bytes where ", tensor.nbytes(), " are expected");
     std::memcpy(tensor.data_ptr(), bytes.data(), bytes.size());
     Value value;
     value.impl_ = std::make_shared<Impl>(Impl{std::move(tensor)});
@@ -211,8 +224,12 @@ std::vector<float> Value::to_floats() const {
     return {wide.const_data_ptr<float>(), wide.const_data_ptr<float>() + wide.numel()};
 }
 
-std::int64_t Value::tokens() const { return impl_->tensor.size(0); }
-std::int64_t Value::features() const { return impl_->tensor.size(1); }
+std::int64_t Value::tokens() const {
+    return impl_->tensor.size(0);
+}
+std::int64_t Value::features() const {
+    return impl_->tensor.size(1);
+}
 
 // ---- Program ------------------------------------------------------------------------------------------------------
 
@@ -222,8 +239,8 @@ struct Program::Impl {
     WeightSource source;
     // bfloat16 products without the hardware run in float32 on operands that are bfloat16 values already.
     bool widen;
-    std::map<std::string, at::Tensor, std::less<>> weights;  // by tensor name; linears as [out, in]
-    std::vector<std::unique_ptr<Rotation>> rotations;        // by op, null for other kinds
+    std::map<std::string, at::Tensor, std::less<>> weights;      // by tensor name; linears as [out, in]
+    std::vector<std::unique_ptr<Rotation>> rotations;            // by op, null for other kinds
     std::map<std::string, std::size_t, std::less<>> last_reads;  // index past the last op that reads a value
 
     at::Tensor to_compute(std::span<const float> values, at::IntArrayRef shape, bool product) const {
@@ -270,7 +287,8 @@ struct Program::Impl {
         return turned.to(x.scalar_type());
     }
 
-    at::Tensor attention(const Op& op, Batch batch, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) const {
+    at::Tensor attention(const Op& op, Batch batch, const at::Tensor& q, const at::Tensor& k,
+                         const at::Tensor& v) const {
         if (!widen) return attend(op, batch, q, k, v);
         return attend(op, batch, q.to(at::kFloat), k.to(at::kFloat), v.to(at::kFloat)).to(at::kBFloat16);
     }
@@ -278,18 +296,27 @@ struct Program::Impl {
     at::Tensor compute_op(std::size_t index, Batch batch, const std::vector<at::Tensor>& in) const {
         const Op& op = ops[index];
         switch (op.kind) {
-            case OpKind::linear: return linear(op, in[0]);
-            case OpKind::rms_norm: return rms_norm(in[0], weight(op.weight), op.eps);
+            case OpKind::linear:
+                return linear(op, in[0]);
+            case OpKind::rms_norm:
+                return rms_norm(in[0], weight(op.weight), op.eps);
             case OpKind::layer_norm:
                 return at::layer_norm(in[0], {op.rows}, optional_weight(op.weight), optional_weight(op.bias), op.eps);
-            case OpKind::rope: return rope(index, batch, in[0]);
-            case OpKind::attention: return attention(op, batch, in[0], in[1], in[2]);
-            case OpKind::activation: return activate(op.activation, in[0]);
-            case OpKind::mul: return in[0] * in[1];
-            case OpKind::add: return in[0] + in[1];
-            case OpKind::scale: return in[0] * op.value;
+            case OpKind::rope:
+                return rope(index, batch, in[0]);
+            case OpKind::attention:
+                return attention(op, batch, in[0], in[1], in[2]);
+            case OpKind::activation:
+                return activate(op.activation, in[0]);
+            case OpKind::mul:
+                return in[0] * in[1];
+            case OpKind::add:
+                return in[0] + in[1];
+            case OpKind::scale:
+                return in[0] * op.value;
             case OpKind::embedding:
-            case OpKind::split: break;
+            case OpKind::split:
+                break;
         }
         internal_error("op ", op_name(op.kind), " has no single float input");
     }
@@ -299,8 +326,10 @@ struct Program::Impl {
         for (std::size_t i = 0; i < ids.size(); ++i) {
             const std::int64_t row = ids[i] + op.offset;
             if (row < 0 || row >= op.rows)
-                bad_input(op.weight, ": ", op.in[0] == "tokens" ? "token id " : "position ", ids[i], " is past the table's ", op.rows, " rows");
-            source.row(op.weight, row, {rows.data_ptr<float>() + std::int64_t(i) * op.columns, std::size_t(op.columns)});
+                bad_input(op.weight, ": ", op.in[0] == "tokens" ? "token id " : "position ", ids[i],
+                          " is past the table's ", op.rows, " rows");
+            source.row(op.weight, row,
+                       {rows.data_ptr<float>() + std::int64_t(i) * op.columns, std::size_t(op.columns)});
         }
         return rows.to(scalar_type(compute));
     }
@@ -324,8 +353,12 @@ Program::~Program() = default;
 Program::Program(Program&&) noexcept = default;
 Program& Program::operator=(Program&&) noexcept = default;
 
-const std::vector<Op>& Program::ops() const noexcept { return impl_->ops; }
-DType Program::compute() const noexcept { return impl_->compute; }
+const std::vector<Op>& Program::ops() const noexcept {
+    return impl_->ops;
+}
+DType Program::compute() const noexcept {
+    return impl_->compute;
+}
 
 void Program::set_weight(std::string_view linear, std::span<const float> weight) {
     const c10::InferenceMode no_autograd;
@@ -337,7 +370,8 @@ void Program::set_weight(std::string_view linear, std::span<const float> weight)
     internal_error("no linear ", linear, " in this block");
 }
 
-void Program::run(Values& values, Batch batch, std::size_t first, std::size_t last, std::span<const std::string> keep) const {
+void Program::run(Values& values, Batch batch, std::size_t first, std::size_t last,
+                  std::span<const std::string> keep) const {
     const c10::InferenceMode no_autograd;
     const auto drop_unread = [&](std::size_t next) {
         std::erase_if(values, [&](const auto& entry) {
@@ -382,7 +416,8 @@ Value Program::embed(std::span<const std::int64_t> ids, Batch batch, const std::
             continue;
         }
         Value value;
-        value.impl_ = std::make_shared<Value::Impl>(Value::Impl{impl_->gather(op, op.in[0] == "tokens" ? ids : std::span<const std::int64_t>(positions))});
+        value.impl_ = std::make_shared<Value::Impl>(
+            Value::Impl{impl_->gather(op, op.in[0] == "tokens" ? ids : std::span<const std::int64_t>(positions))});
         values.insert_or_assign(op.out[0], std::move(value));
     }
     return values.at(result);
@@ -391,7 +426,8 @@ Value Program::embed(std::span<const std::int64_t> ids, Batch batch, const std::
 void head_slice(const Value& hidden, std::span<const float> weight, std::int64_t rows, std::span<float> logits) {
     const std::vector<float> x = hidden.to_floats();
     const std::int64_t tokens = hidden.tokens(), features = hidden.features();
-    linalg::gemm<float>(false, true, tokens, rows, features, 1.0f, x.data(), features, weight.data(), features, 0.0f, logits.data(), rows);
+    linalg::gemm<float>(false, true, tokens, rows, features, 1.0f, x.data(), features, weight.data(), features, 0.0f,
+                        logits.data(), rows);
 }
 
 }  // namespace kerf::core

@@ -15,8 +15,8 @@
 
 namespace kerf::core {
 
-/// Process-wide settings of the tensor library: one thread inside each of ours (parallelism is over samples, so that bits do
-/// not depend on the number of threads), and malloc's. Before any Program; again is harmless.
+/// Process-wide settings of the tensor library: one thread inside each of ours (parallelism is over samples, so that
+/// bits do not depend on the number of threads), and malloc's. Before any Program; again is harmless.
 void initialise_execution();
 
 /// Runs each kind of op once, small, in every thread. What the libraries load and set up at first use (code pages, BLAS
@@ -62,11 +62,12 @@ struct WeightSource {
     std::function<void(const std::string& name, std::int64_t row, std::span<float> out)> row;
 };
 
-/// A list of ops with its weights, ready to run in pieces. run() may be called from several threads at once; set_weight() may
-/// not run beside it.
+/// A list of ops with its weights, ready to run in pieces. run() may be called from several threads at once;
+/// set_weight() may not run beside it.
 class Program {
 public:
-    /// Loads every weight but embedding tables, of which rows are read when they are needed. `length`: the longest window.
+    /// Loads every weight but embedding tables, of which rows are read when they are needed. `length`: the longest
+    /// window.
     Program(std::vector<Op> ops, const WeightSource& weights, DType compute, std::int64_t length);
     ~Program();
     Program(Program&&) noexcept;
@@ -75,8 +76,8 @@ public:
     /// Replaces a linear's weight, float32 [out, in] (whatever the file's layout).
     void set_weight(std::string_view linear, std::span<const float> weight);
 
-    /// Runs ops [first, last) on the values in `values`, adds what they make, and drops what no op at or past `last` reads
-    /// and `keep` does not name.
+    /// Runs ops [first, last) on the values in `values`, adds what they make, and drops what no op at or past `last`
+    /// reads and `keep` does not name.
     void run(Values& values, Batch batch, std::size_t first, std::size_t last, std::span<const std::string> keep) const;
 
     /// The value that an embedding-like prologue makes for these ids.

@@ -21,7 +21,8 @@ void States::rename(const std::string& from, const std::string& to) {
 
 void States::put(const std::string& name, std::int64_t unit, const Value& value) {
     Slot& slot = slots_.at(name);
-    if (value.features() != slot.features) internal_error("state ", name, " has ", slot.features, " features, not ", value.features());
+    if (value.features() != slot.features)
+        internal_error("state ", name, " has ", slot.features, " features, not ", value.features());
     slot.file.write_at(std::uint64_t(units_.first_token(unit) * slot.features) * dtype_bytes(dtype_), value.bytes());
 }
 

@@ -20,14 +20,17 @@ namespace kerf::core {
 class Units {
 public:
     explicit Units(const Windows& windows)
-        : windows_(&windows), per_unit_(std::max<std::int64_t>(1, unit_tokens / std::max<std::int64_t>(1, windows.length))) {}
+        : windows_(&windows),
+          per_unit_(std::max<std::int64_t>(1, unit_tokens / std::max<std::int64_t>(1, windows.length))) {}
 
     std::int64_t count() const { return (windows_->samples + per_unit_ - 1) / per_unit_; }
     std::int64_t tokens() const { return windows_->samples * windows_->length; }
     std::int64_t length() const { return windows_->length; }
     /// Tokens of a full unit.
     std::int64_t largest() const { return std::min(per_unit_, windows_->samples) * windows_->length; }
-    Batch batch(std::int64_t unit) const { return {std::min(per_unit_, windows_->samples - unit * per_unit_), windows_->length}; }
+    Batch batch(std::int64_t unit) const {
+        return {std::min(per_unit_, windows_->samples - unit * per_unit_), windows_->length};
+    }
     std::int64_t first_token(std::int64_t unit) const { return unit * per_unit_ * windows_->length; }
     std::span<const std::int64_t> ids(std::int64_t unit) const {
         return std::span(windows_->ids).subspan(std::size_t(first_token(unit)), std::size_t(batch(unit).tokens()));
@@ -42,9 +45,9 @@ private:
     std::int64_t per_unit_;
 };
 
-/// Activations of all units under names, in nameless files: their size never counts against memory, whatever the number of
-/// calibration tokens; the system's page cache keeps them near while it has room. put() and get() of different units may
-/// run at once.
+/// Activations of all units under names, in nameless files: their size never counts against memory, whatever the number
+/// of calibration tokens; the system's page cache keeps them near while it has room. put() and get() of different units
+/// may run at once.
 class States {
 public:
     States(const Units& units, std::filesystem::path folder, DType dtype)

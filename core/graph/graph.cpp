@@ -61,7 +61,8 @@ public:
     std::int64_t integer(const char* key, std::int64_t least) const {
         if (!has(key) || !op_[key].is_number_integer()) fail(text("needs a whole number \"", key, "\""));
         const auto value = op_[key].get<std::int64_t>();
-        if (value < least || value > largest_dimension) fail(text("has \"", key, "\" = ", value, ", which is out of range"));
+        if (value < least || value > largest_dimension)
+            fail(text("has \"", key, "\" = ", value, ", which is out of range"));
         return value;
     }
     std::int64_t integer_or(const char* key, std::int64_t least, std::int64_t otherwise) const {
@@ -79,7 +80,8 @@ public:
     }
     std::vector<std::string> names(const char* key) const {
         if (has(key) && op_[key].is_string()) return {string(key)};
-        if (!has(key) || !op_[key].is_array()) fail(text("needs \"", key, "\": the name of a value or a list of names"));
+        if (!has(key) || !op_[key].is_array())
+            fail(text("needs \"", key, "\": the name of a value or a list of names"));
         std::vector<std::string> out;
         for (const auto& name : op_[key]) {
             if (!name.is_string()) fail(text("has something else than names in \"", key, "\""));
@@ -91,7 +93,8 @@ public:
         if (!has(key) || !op_[key].is_array() || op_[key].empty()) fail(text("needs a list \"", key, "\""));
         std::vector<std::int64_t> out;
         for (const auto& value : op_[key]) {
-            if (!value.is_number_integer() || value.get<std::int64_t>() < 1 || value.get<std::int64_t>() > largest_dimension)
+            if (!value.is_number_integer() || value.get<std::int64_t>() < 1 ||
+                value.get<std::int64_t>() > largest_dimension)
                 fail(text("has something else than sizes in \"", key, "\""));
             out.push_back(value.get<std::int64_t>());
         }
@@ -153,7 +156,8 @@ void read_attributes(const OpReader& in, Op& op) {
             op.rows = in.integer("size", 1);
             op.eps = in.real("eps");
             if (op.kind == OpKind::rms_norm || in.flag_or("affine", true)) op.weight = op.name + ".weight";
-            if (op.kind == OpKind::layer_norm && !op.weight.empty() && in.flag_or("bias", true)) op.bias = op.name + ".bias";
+            if (op.kind == OpKind::layer_norm && !op.weight.empty() && in.flag_or("bias", true))
+                op.bias = op.name + ".bias";
             op.value = in.real_or("offset", 0);
             break;
         case OpKind::rope:
@@ -163,7 +167,8 @@ void read_attributes(const OpReader& in, Op& op) {
             op.theta = in.real("theta");
             op.interleaved = in.flag_or("interleaved", false);
             op.scaling = read_scaling(in);
-            if (op.rotary_dim > op.head_dim || op.rotary_dim % 2 != 0) in.fail("needs an even rotary_dim within head_dim");
+            if (op.rotary_dim > op.head_dim || op.rotary_dim % 2 != 0)
+                in.fail("needs an even rotary_dim within head_dim");
             if (!(op.theta > 0)) in.fail("needs theta above 0");
             break;
         case OpKind::attention:
@@ -177,15 +182,21 @@ void read_attributes(const OpReader& in, Op& op) {
             break;
         case OpKind::activation: {
             const auto kind = in.string("kind");
-            const auto* known = std::find_if(activation_names.begin(), activation_names.end(), [&](const auto& n) { return n.first == kind; });
+            const auto* known = std::find_if(activation_names.begin(), activation_names.end(),
+                                             [&](const auto& n) { return n.first == kind; });
             if (known == activation_names.end()) in.fail(text("has the unknown activation \"", kind, "\""));
             op.activation = known->second;
             break;
         }
-        case OpKind::split: op.sizes = in.integers("sizes"); break;
-        case OpKind::scale: op.value = in.real("value"); break;
+        case OpKind::split:
+            op.sizes = in.integers("sizes");
+            break;
+        case OpKind::scale:
+            op.value = in.real("value");
+            break;
         case OpKind::mul:
-        case OpKind::add: break;
+        case OpKind::add:
+            break;
     }
 }
 
@@ -205,48 +216,61 @@ Op read_op(const json& document, const std::string& where) {
     read_attributes(in, op);
     const std::size_t makes = op.kind == OpKind::split ? op.sizes.size() : 1;
     if (op.in.size() != inputs_of(op.kind) || op.out.size() != makes)
-        in.fail(text("(", kind, ") takes ", inputs_of(op.kind), " values and makes ", makes, ", not ", op.in.size(), " and ", op.out.size()));
+        in.fail(text("(", kind, ") takes ", inputs_of(op.kind), " values and makes ", makes, ", not ", op.in.size(),
+                     " and ", op.out.size()));
     return op;
 }
 
 /// The width that each value has, followed through a list of ops; a mismatch is the adapter's mistake and is named.
 class Widths {
 public:
-    Widths(std::map<std::string, std::int64_t> known, std::string who) : known_(std::move(known)), who_(std::move(who)) {}
+    Widths(std::map<std::string, std::int64_t> known, std::string who)
+        : known_(std::move(known)), who_(std::move(who)) {}
 
     void follow(const Op& op, std::size_t index) {
         where_ = text(who_, " op ", index, " (", op_name(op.kind), op.name.empty() ? "" : " ", op.name, ")");
         for (std::size_t i = 0; i < op.out.size(); ++i) {
             const auto width = width_out(op, i);
-            if (!known_.emplace(op.out[i], width).second) bad_input(where_, ": the value \"", op.out[i], "\" is made twice");
+            if (!known_.emplace(op.out[i], width).second)
+                bad_input(where_, ": the value \"", op.out[i], "\" is made twice");
         }
     }
     std::int64_t of(const std::string& value) const {
         const auto found = known_.find(value);
-        if (found == known_.end()) bad_input(where_.empty() ? who_ : where_, ": nothing makes the value \"", value, "\"");
+        if (found == known_.end())
+            bad_input(where_.empty() ? who_ : where_, ": nothing makes the value \"", value, "\"");
         return found->second;
     }
 
 private:
     void expect(const std::string& value, std::int64_t width) const {
-        if (of(value) != width) bad_input(where_, ": \"", value, "\" has ", of(value), " features, ", width, " are expected");
+        if (of(value) != width)
+            bad_input(where_, ": \"", value, "\" has ", of(value), " features, ", width, " are expected");
     }
     std::int64_t width_out(const Op& op, std::size_t index) const {
         switch (op.kind) {
             case OpKind::embedding:
                 expect(op.in[0], 0);  // ids carry no features
                 return op.columns;
-            case OpKind::linear: expect(op.in[0], op.columns); return op.rows;
+            case OpKind::linear:
+                expect(op.in[0], op.columns);
+                return op.rows;
             case OpKind::rms_norm:
-            case OpKind::layer_norm: expect(op.in[0], op.rows); return op.rows;
-            case OpKind::rope: expect(op.in[0], op.heads * op.head_dim); return of(op.in[0]);
+            case OpKind::layer_norm:
+                expect(op.in[0], op.rows);
+                return op.rows;
+            case OpKind::rope:
+                expect(op.in[0], op.heads * op.head_dim);
+                return of(op.in[0]);
             case OpKind::attention:
                 expect(op.in[0], op.heads * op.head_dim);
                 expect(op.in[1], op.kv_heads * op.head_dim);
                 expect(op.in[2], op.kv_heads * op.head_dim);
                 return op.heads * op.head_dim;
             case OpKind::mul:
-            case OpKind::add: expect(op.in[1], of(op.in[0])); return of(op.in[0]);
+            case OpKind::add:
+                expect(op.in[1], of(op.in[0]));
+                return of(op.in[0]);
             case OpKind::split: {
                 std::int64_t sum = 0;
                 for (const auto size : op.sizes) sum += size;
@@ -254,7 +278,8 @@ private:
                 return op.sizes[index];
             }
             case OpKind::activation:
-            case OpKind::scale: return of(op.in[0]);
+            case OpKind::scale:
+                return of(op.in[0]);
         }
         return 0;
     }
@@ -297,18 +322,32 @@ json op_json(const Op& op) {
             out.update({{"weight", op.weight}, {"shape", {op.rows, op.columns}}, {"offset", op.offset}});
             break;
         case OpKind::linear:
-            out.update({{"name", op.name}, {"shape", {op.rows, op.columns}}, {"weight", op.weight}, {"bias", !op.bias.empty()}});
+            out.update({{"name", op.name},
+                        {"shape", {op.rows, op.columns}},
+                        {"weight", op.weight},
+                        {"bias", !op.bias.empty()}});
             if (!op.bias.empty()) out["bias_name"] = op.bias;
             if (!op.role.empty()) out["role"] = op.role;
             if (op.transposed) out["transposed"] = true;
             break;
-        case OpKind::rms_norm: out.update({{"name", op.name}, {"size", op.rows}, {"eps", op.eps}, {"offset", op.value}}); break;
+        case OpKind::rms_norm:
+            out.update({{"name", op.name}, {"size", op.rows}, {"eps", op.eps}, {"offset", op.value}});
+            break;
         case OpKind::layer_norm:
-            out.update({{"name", op.name}, {"size", op.rows}, {"eps", op.eps}, {"affine", !op.weight.empty()}, {"bias", !op.bias.empty()}});
+            out.update({{"name", op.name},
+                        {"size", op.rows},
+                        {"eps", op.eps},
+                        {"affine", !op.weight.empty()},
+                        {"bias", !op.bias.empty()}});
             break;
         case OpKind::rope:
-            out.update({{"heads", op.heads}, {"head_dim", op.head_dim}, {"rotary_dim", op.rotary_dim}, {"theta", op.theta}, {"interleaved", op.interleaved}});
-            if (op.scaling.kind == RopeScaling::Kind::linear) out["scaling"] = {{"type", "linear"}, {"factor", op.scaling.factor}};
+            out.update({{"heads", op.heads},
+                        {"head_dim", op.head_dim},
+                        {"rotary_dim", op.rotary_dim},
+                        {"theta", op.theta},
+                        {"interleaved", op.interleaved}});
+            if (op.scaling.kind == RopeScaling::Kind::linear)
+                out["scaling"] = {{"type", "linear"}, {"factor", op.scaling.factor}};
             if (op.scaling.kind == RopeScaling::Kind::llama3)
                 out["scaling"] = {{"type", "llama3"},
                                   {"factor", op.scaling.factor},
@@ -317,15 +356,26 @@ json op_json(const Op& op) {
                                   {"original_positions", op.scaling.original_positions}};
             break;
         case OpKind::attention:
-            out.update({{"heads", op.heads}, {"kv_heads", op.kv_heads}, {"head_dim", op.head_dim}, {"scale", op.value}, {"window", op.window}});
+            out.update({{"heads", op.heads},
+                        {"kv_heads", op.kv_heads},
+                        {"head_dim", op.head_dim},
+                        {"scale", op.value},
+                        {"window", op.window}});
             break;
         case OpKind::activation:
-            out["kind"] = std::find_if(activation_names.begin(), activation_names.end(), [&](const auto& n) { return n.second == op.activation; })->first;
+            out["kind"] = std::find_if(activation_names.begin(), activation_names.end(), [&](const auto& n) {
+                              return n.second == op.activation;
+                          })->first;
             break;
-        case OpKind::split: out["sizes"] = op.sizes; break;
-        case OpKind::scale: out["value"] = op.value; break;
+        case OpKind::split:
+            out["sizes"] = op.sizes;
+            break;
+        case OpKind::scale:
+            out["value"] = op.value;
+            break;
         case OpKind::mul:
-        case OpKind::add: break;
+        case OpKind::add:
+            break;
     }
     return out;
 }
@@ -344,7 +394,8 @@ std::string_view op_name(OpKind kind) {
 
 Graph parse_graph(const json& document, std::string_view who) {
     const OpReader top(document, text(who, ": the graph document"));
-    if (top.integer("graph", 0) != 1) top.fail(text("is of version ", top.integer("graph", 0), ", this kerf reads version 1"));
+    if (top.integer("graph", 0) != 1)
+        top.fail(text("is of version ", top.integer("graph", 0), ", this kerf reads version 1"));
     Graph graph;
     graph.family = top.string("family");
     graph.hidden = top.integer("hidden", 1);
@@ -354,12 +405,14 @@ Graph parse_graph(const json& document, std::string_view who) {
         if (!top.has(part) || !top.child(part).is_array()) top.fail(text("needs a list \"", part, "\""));
 
     std::int64_t width = 0, block_width = 0;
-    graph.prologue = read_ops(document["prologue"], text(who, " prologue"), {{"tokens", 0}, {"positions", 0}}, "x", width);
+    graph.prologue =
+        read_ops(document["prologue"], text(who, " prologue"), {{"tokens", 0}, {"positions", 0}}, "x", width);
     for (std::size_t b = 0; b < document["blocks"].size(); ++b) {
         const OpReader block(document["blocks"][b], text(who, " block ", b));
         if (!block.has("ops")) block.fail("needs a list \"ops\"");
         const std::string name = block.string("name");
-        graph.blocks.push_back({name, read_ops(block.child("ops"), text(who, " ", name), {{"x", width}}, "y", block_width)});
+        graph.blocks.push_back(
+            {name, read_ops(block.child("ops"), text(who, " ", name), {{"x", width}}, "y", block_width)});
         if (block_width != width) block.fail(text("takes ", width, " features and gives ", block_width));
     }
     graph.epilogue = read_ops(document["epilogue"], text(who, " epilogue"), {{"x", width}}, "logits", block_width);
@@ -390,7 +443,9 @@ std::vector<ExpectedTensor> expected_tensors(const std::vector<Op>& ops) {
     };
     for (const auto& op : ops) {
         switch (op.kind) {
-            case OpKind::embedding: add(op.weight, {op.rows, op.columns}); break;
+            case OpKind::embedding:
+                add(op.weight, {op.rows, op.columns});
+                break;
             case OpKind::linear:
                 add(op.weight, op.transposed ? std::vector{op.columns, op.rows} : std::vector{op.rows, op.columns});
                 add(op.bias, {op.rows});
@@ -400,7 +455,8 @@ std::vector<ExpectedTensor> expected_tensors(const std::vector<Op>& ops) {
                 add(op.weight, {op.rows});
                 add(op.bias, {op.rows});
                 break;
-            default: break;
+            default:
+                break;
         }
     }
     return out;

@@ -9,7 +9,19 @@
 
 namespace kerf::core {
 
-enum class OpKind : std::uint8_t { embedding, linear, rms_norm, layer_norm, rope, attention, activation, mul, add, split, scale };
+enum class OpKind : std::uint8_t {
+    embedding,
+    linear,
+    rms_norm,
+    layer_norm,
+    rope,
+    attention,
+    activation,
+    mul,
+    add,
+    split,
+    scale
+};
 enum class ActivationKind : std::uint8_t { silu, gelu, gelu_new, gelu_tanh, relu, quick_gelu };
 
 struct RopeScaling {
@@ -22,20 +34,20 @@ struct RopeScaling {
 struct Op {
     OpKind kind = OpKind::add;
     std::vector<std::string> in, out;
-    std::string name;                        ///< linear, norms: the module's name
-    std::string weight, bias;                ///< tensor names; bias is empty where there is none
-    std::int64_t rows = 0, columns = 0;      ///< linear: [out, in]; embedding: [rows, width]; norms: rows = size
-    std::string role;                        ///< linear
-    bool transposed = false;                 ///< linear: stored as [in, out]
-    double eps = 0;                          ///< norms
-    double value = 0;                        ///< scale; rms_norm's offset on the weight; attention's softmax scale
-    std::int64_t offset = 0;                 ///< embedding
+    std::string name;                    ///< linear, norms: the module's name
+    std::string weight, bias;            ///< tensor names; bias is empty where there is none
+    std::int64_t rows = 0, columns = 0;  ///< linear: [out, in]; embedding: [rows, width]; norms: rows = size
+    std::string role;                    ///< linear
+    bool transposed = false;             ///< linear: stored as [in, out]
+    double eps = 0;                      ///< norms
+    double value = 0;                    ///< scale; rms_norm's offset on the weight; attention's softmax scale
+    std::int64_t offset = 0;             ///< embedding
     std::int64_t heads = 0, kv_heads = 0, head_dim = 0, rotary_dim = 0, window = 0;
     double theta = 10000;
     bool interleaved = false;
     RopeScaling scaling;
     ActivationKind activation = ActivationKind::silu;
-    std::vector<std::int64_t> sizes;         ///< split
+    std::vector<std::int64_t> sizes;  ///< split
 };
 
 struct Block {

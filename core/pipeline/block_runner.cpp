@@ -21,18 +21,24 @@ std::int64_t width_made(const std::vector<Op>& ops, const Op& op, const std::str
     switch (op.kind) {
         case OpKind::linear:
         case OpKind::rms_norm:
-        case OpKind::layer_norm: return op.rows;
-        case OpKind::embedding: return op.columns;
-        case OpKind::attention: return op.heads * op.head_dim;
-        case OpKind::split: return op.sizes[std::size_t(std::find(op.out.begin(), op.out.end(), value) - op.out.begin())];
-        default: return width_of(ops, op.in[0], input_width);
+        case OpKind::layer_norm:
+            return op.rows;
+        case OpKind::embedding:
+            return op.columns;
+        case OpKind::attention:
+            return op.heads * op.head_dim;
+        case OpKind::split:
+            return op.sizes[std::size_t(std::find(op.out.begin(), op.out.end(), value) - op.out.begin())];
+        default:
+            return width_of(ops, op.in[0], input_width);
     }
 }
 
 std::int64_t width_of(const std::vector<Op>& ops, const std::string& value, std::int64_t input_width) {
     if (value == block_input) return input_width;
     for (const auto& op : ops)
-        if (std::find(op.out.begin(), op.out.end(), value) != op.out.end()) return width_made(ops, op, value, input_width);
+        if (std::find(op.out.begin(), op.out.end(), value) != op.out.end())
+            return width_made(ops, op, value, input_width);
     internal_error("no op makes ", value);
 }
 
@@ -43,7 +49,8 @@ double squared_norm(const std::vector<float>& values) {
 }
 
 /// One compress() call through the ABI.
-Compressed run_method(const Target& target, const std::vector<float>& weight, Curvature* curvature, const BlockRunner::Hooks& hooks) {
+Compressed run_method(const Target& target, const std::vector<float>& weight, Curvature* curvature,
+                      const BlockRunner::Hooks& hooks) {
     kerf_job job;
     job.log = hooks.log;
     kerf_layer layer;
@@ -54,21 +61,26 @@ Compressed run_method(const Target& target, const std::vector<float>& weight, Cu
     layer.curvature = curvature;
     target.method->compress(&job, &layer);
     if (!layer.replacement)
-        throw Error(Fault::internal, text(target.name, ": ", target.method->method().id, " returned without replacing the weight"));
+        throw Error(Fault::internal,
+                    text(target.name, ": ", target.method->method().id, " returned without replacing the weight"));
     Replacement& made = *layer.replacement;
     if (made.layout != target.cost.layout || made.bits != target.cost.bits)
-        throw Error(Fault::internal, text(target.name, ": ", target.method->method().id, " announced ", target.cost.layout, " with ", target.cost.bits,
-                                          " bits and made ", made.layout, " with ", made.bits));
+        throw Error(Fault::internal,
+                    text(target.name, ": ", target.method->method().id, " announced ", target.cost.layout, " with ",
+                         target.cost.bits, " bits and made ", made.layout, " with ", made.bits));
     Compressed out;
     out.weight = made.to_dense();
     out.bits = made.bits;
-    if (!made.dense()) out.codes = GptqCodes{std::move(made.codes), std::move(made.scales), std::move(made.zeros), std::move(made.group_index)};
+    if (!made.dense())
+        out.codes = GptqCodes{std::move(made.codes), std::move(made.scales), std::move(made.zeros),
+                              std::move(made.group_index)};
     out.metrics = std::move(job.metrics);
     return out;
 }
 
 /// tr(D H Dᵀ) / tr(W H Wᵀ), or the ratio of squared norms where there is no H.
-double relative_error(const std::vector<float>& before, const std::vector<float>& after, std::int64_t rows, const Curvature* curvature) {
+double relative_error(const std::vector<float>& before, const std::vector<float>& after, std::int64_t rows,
+                      const Curvature* curvature) {
     std::vector<float> difference(before.size());
     for (std::size_t i = 0; i < before.size(); ++i) difference[i] = before[i] - after[i];
     const double error = curvature ? curvature->quadratic(difference.data(), rows) : squared_norm(difference);
@@ -85,7 +97,9 @@ std::vector<InputGroup> input_groups(const std::vector<Op>& ops, const std::vect
         auto group = std::find_if(groups.begin(), groups.end(), [&](const auto& g) { return g.value == value; });
         if (group == groups.end()) {
             InputGroup made{value, 0, target->in, {}};
-            while (std::find(ops[made.first_op].in.begin(), ops[made.first_op].in.end(), value) == ops[made.first_op].in.end()) ++made.first_op;
+            while (std::find(ops[made.first_op].in.begin(), ops[made.first_op].in.end(), value) ==
+                   ops[made.first_op].in.end())
+                ++made.first_op;
             groups.push_back(std::move(made));
             group = std::prev(groups.end());
         }
@@ -97,13 +111,20 @@ std::vector<InputGroup> input_groups(const std::vector<Op>& ops, const std::vect
 
 double op_flops(const Op& op, std::int64_t tokens, std::int64_t length) {
     if (op.kind == OpKind::linear) return 2.0 * double(op.rows) * double(op.columns) * double(tokens);
-    // Half of the score matrix is masked away, but both products compute it in tiles; the causal kernels skip about half.
+    // Half of the score matrix is masked away, but both products compute it in tiles; the causal kernels skip about
+    // half.
     if (op.kind == OpKind::attention) return 2.0 * double(op.heads * op.head_dim) * double(length) * double(tokens);
     return 0;
 }
 
-BlockRunner::BlockRunner(const Model& model, const Stage& stage, std::size_t block, const OutputLayout& layout, const Hooks& hooks)
-    : model_(model), stage_(stage), block_(block), ops_(block_ops(model.graph(), block)), layout_(layout), hooks_(hooks),
+BlockRunner::BlockRunner(const Model& model, const Stage& stage, std::size_t block, const OutputLayout& layout,
+                         const Hooks& hooks)
+    : model_(model),
+      stage_(stage),
+      block_(block),
+      ops_(block_ops(model.graph(), block)),
+      layout_(layout),
+      hooks_(hooks),
       groups_(input_groups(ops_, stage.in_block(block))) {}
 
 void BlockRunner::compress_without_data() {
@@ -140,8 +161,8 @@ double BlockRunner::segment_flops(std::size_t first, std::size_t last, std::int6
     return sum;
 }
 
-void BlockRunner::segment(const Units& units, States& states, const Program& program, std::size_t first, std::size_t last,
-                          const std::vector<std::string>& live_out, Accumulators& grams) {
+void BlockRunner::segment(const Units& units, States& states, const Program& program, std::size_t first,
+                          std::size_t last, const std::vector<std::string>& live_out, Accumulators& grams) {
     const std::vector<std::string> live_in = live_at(first);
     for (const auto& name : live_out)
         if (!states.has(name)) states.declare(name, width_of(ops_, name, input_width_));
@@ -161,7 +182,8 @@ void BlockRunner::segment(const Units& units, States& states, const Program& pro
             for (const auto& name : live_in) values.emplace(name, states.get(name, unit));
             program.run(values, units.batch(unit), first, last, keep);
             for (const auto& name : live_out)
-                if (std::find(live_in.begin(), live_in.end(), name) == live_in.end()) states.put(name, unit, values.at(name));
+                if (std::find(live_in.begin(), live_in.end(), name) == live_in.end())
+                    states.put(name, unit, values.at(name));
             std::erase_if(values, [&](const auto& entry) { return !grams.contains(entry.first); });
             captured[std::size_t(i)] = std::move(values);
         });
@@ -178,7 +200,8 @@ void BlockRunner::segment(const Units& units, States& states, const Program& pro
             tokens += units.batch(start + i).tokens();
         }
         double flops = segment_flops(first, last, tokens, units.length());
-        for (const auto& [name, gram] : grams) flops += double(gram->features()) * double(gram->features()) * double(tokens);
+        for (const auto& [name, gram] : grams)
+            flops += double(gram->features()) * double(gram->features()) * double(tokens);
         hooks_.progress(flops);
     }
     captured.clear();
@@ -190,7 +213,11 @@ void BlockRunner::run_one_pass(const Units& units, States& states, Program& prog
     for (std::size_t g = 0; g < groups_.size(); ++g) {
         const InputGroup& group = groups_[g];
         Accumulators gram;
-        gram.emplace(group.value, std::make_unique<GramAccumulator>(text(model_.graph().blocks.size() > block_ ? model_.graph().blocks[block_].name : "epilogue", ".", group.value), group.features));
+        gram.emplace(group.value,
+                     std::make_unique<GramAccumulator>(
+                         text(model_.graph().blocks.size() > block_ ? model_.graph().blocks[block_].name : "epilogue",
+                              ".", group.value),
+                         group.features));
         const std::vector<std::string> live = live_at(group.first_op);
         segment(units, states, program, done, group.first_op, live, gram);
         for (const auto& name : live_at(done))
@@ -213,9 +240,11 @@ void BlockRunner::run_one_pass(const Units& units, States& states, Program& prog
 void BlockRunner::run_whole_block(const Units& units, States& states, Program& program, bool last) {
     Accumulators grams;
     for (const auto& group : groups_)
-        grams.emplace(group.value, std::make_unique<GramAccumulator>(text(group.targets.front()->name, " input"), group.features));
+        grams.emplace(group.value,
+                      std::make_unique<GramAccumulator>(text(group.targets.front()->name, " input"), group.features));
     const bool none = stage_.sequential == Sequential::none;
-    segment(units, states, program, 0, ops_.size(), none ? std::vector{block_output} : std::vector<std::string>(), grams);
+    segment(units, states, program, 0, ops_.size(), none ? std::vector{block_output} : std::vector<std::string>(),
+            grams);
     for (const auto& group : groups_) {
         auto& accumulator = *grams.at(group.value);
         const std::int64_t tokens = accumulator.tokens();
@@ -249,14 +278,16 @@ Compressed BlockRunner::compress_one(const Target& target, Curvature* curvature)
     if (op.transposed) {
         std::vector<float> turned(weight.size());
         for (std::int64_t o = 0; o < target.out; ++o)
-            for (std::int64_t i = 0; i < target.in; ++i) turned[std::size_t(o * target.in + i)] = weight[std::size_t(i * target.out + o)];
+            for (std::int64_t i = 0; i < target.in; ++i)
+                turned[std::size_t(o * target.in + i)] = weight[std::size_t(i * target.out + o)];
         weight = std::move(turned);
     }
     Compressed made = run_method(target, weight, curvature, hooks_);
     // What follows, the figures included, sees the weight as it will lie on disk.
     if (!layout_.packed(target.name)) round_to(layout_.dtype_of(model_.stored_name(op.weight)), made.weight);
     // A method that knows its own error has computed it from the same H; it costs two products as large as the method.
-    if (!made.metrics.contains("error")) made.metrics["error"] = relative_error(weight, made.weight, target.out, curvature);
+    if (!made.metrics.contains("error"))
+        made.metrics["error"] = relative_error(weight, made.weight, target.out, curvature);
     made.metrics["bits"] = target.cost.bits_per_weight;
     if (curvature) made.metrics["tokens"] = double(curvature->tokens());
     made.metrics["seconds"] = std::chrono::duration<double>(std::chrono::steady_clock::now() - started).count();

@@ -16,8 +16,8 @@ namespace kerf::core {
 
 /// Linears of one block that read the same value: one Gram, one factor, one column order.
 struct InputGroup {
-    std::string value;              ///< the name of what they read
-    std::size_t first_op = 0;       ///< the earliest op that reads it
+    std::string value;         ///< the name of what they read
+    std::size_t first_op = 0;  ///< the earliest op that reads it
     std::int64_t features = 0;
     std::vector<const Target*> targets;
 };
@@ -36,7 +36,8 @@ public:
         std::function<void()> check_cancelled;
     };
     /// output_dtype: what the written weight is rounded to, so that what follows sees what is on disk.
-    BlockRunner(const Model& model, const Stage& stage, std::size_t block, const OutputLayout& layout, const Hooks& hooks);
+    BlockRunner(const Model& model, const Stage& stage, std::size_t block, const OutputLayout& layout,
+                const Hooks& hooks);
 
     /// For a method without calibration.
     void compress_without_data();

@@ -60,19 +60,20 @@ json inspect_model(const std::filesystem::path& folder, const Components& compon
         const StoredTensor& tensor = model.checkpoint().at(name);
         dtypes[std::string(dtype_name(tensor.dtype))] += std::uint64_t(tensor.elements()) * dtype_bytes(tensor.dtype);
     }
-    return {{"model", folder.string()},
-            {"family", graph.family},
-            {"adapter", {{"id", model.adapter().id}, {"version", model.adapter().version}}},
-            {"hidden", graph.hidden},
-            {"vocabulary", graph.vocabulary},
-            {"positions", graph.positions},
-            {"parameters", model.parameters()},
-            {"flops_per_token", flops},
-            {"bytes", model.checkpoint().bytes()},
-            {"bytes_by_dtype", dtypes},
-            {"blocks", blocks},
-            {"outside", {{"prologue", linears_of(model, graph.prologue)}, {"epilogue", linears_of(model, graph.epilogue)}}},
-            {"graph", graph_json(graph)}};
+    return {
+        {"model", folder.string()},
+        {"family", graph.family},
+        {"adapter", {{"id", model.adapter().id}, {"version", model.adapter().version}}},
+        {"hidden", graph.hidden},
+        {"vocabulary", graph.vocabulary},
+        {"positions", graph.positions},
+        {"parameters", model.parameters()},
+        {"flops_per_token", flops},
+        {"bytes", model.checkpoint().bytes()},
+        {"bytes_by_dtype", dtypes},
+        {"blocks", blocks},
+        {"outside", {{"prologue", linears_of(model, graph.prologue)}, {"epilogue", linears_of(model, graph.epilogue)}}},
+        {"graph", graph_json(graph)}};
 }
 
 }  // namespace kerf::core

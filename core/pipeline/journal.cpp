@@ -19,18 +19,21 @@ Journal Journal::reopen(const std::filesystem::path& file, const nlohmann::json&
     std::uint64_t at = 0;
     bool first = true;
     for (std::size_t end; (end = content.find('\n', at)) != std::string::npos; at = end + 1) {
-        nlohmann::json line = nlohmann::json::parse(content.begin() + std::ptrdiff_t(at), content.begin() + std::ptrdiff_t(end), nullptr, false);
+        nlohmann::json line = nlohmann::json::parse(content.begin() + std::ptrdiff_t(at),
+                                                    content.begin() + std::ptrdiff_t(end), nullptr, false);
         if (line.is_discarded()) break;
         if (first) {
             for (const auto& [key, value] : identity.items())
                 if (line.value(key, nlohmann::json()) != value)
-                    bad_input(file.parent_path().string(), ": the unfinished run there had another ", key, "; run without --resume after removing that folder");
+                    bad_input(file.parent_path().string(), ": the unfinished run there had another ", key,
+                              "; run without --resume after removing that folder");
             first = false;
         } else {
             journal.entries_.push_back(std::move(line));
         }
     }
-    if (first) bad_input(file.string(), ": holds no run; remove ", file.parent_path().string(), " and run without --resume");
+    if (first)
+        bad_input(file.string(), ": holds no run; remove ", file.parent_path().string(), " and run without --resume");
     journal.file_ = File::open(file, File::Mode::read_write);
     journal.end_ = at;
     return journal;
@@ -47,7 +50,8 @@ void Journal::add(const nlohmann::json& entry) {
 
 const nlohmann::json* Journal::find(const std::string& kind, std::int64_t stage, std::int64_t block) const {
     for (const auto& entry : entries_)
-        if (entry.value("kind", "") == kind && entry.value("stage", std::int64_t{-1}) == stage && entry.value("block", std::int64_t{-1}) == block)
+        if (entry.value("kind", "") == kind && entry.value("stage", std::int64_t{-1}) == stage &&
+            entry.value("block", std::int64_t{-1}) == block)
             return &entry;
     return nullptr;
 }

@@ -10,8 +10,8 @@
 
 namespace kerf::core {
 
-/// What a run has finished, one synced JSON line each. A line is written after the data that it speaks of is on the disk; a
-/// torn last line is dropped when the journal is read again.
+/// What a run has finished, one synced JSON line each. A line is written after the data that it speaks of is on the
+/// disk; a torn last line is dropped when the journal is read again.
 class Journal {
 public:
     /// A new journal whose first line is `identity`.

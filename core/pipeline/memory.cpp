@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Where a stage's memory goes, from the graph alone. The terms mirror what block_runner.cpp and evaluate.cpp hold at once; a
-// test compares the sum with the measured peak.
+// Where a stage's memory goes, from the graph alone. The terms mirror what block_runner.cpp and evaluate.cpp hold at
+// once; a test compares the sum with the measured peak.
 #include <algorithm>
 #include <map>
 #include <set>
@@ -26,10 +26,14 @@ std::uint64_t program_bytes(const std::vector<Op>& ops, DType compute) {
 /// Floats per token that an op needs beside its inputs and its output.
 std::int64_t temporary_width(const Op& op, std::int64_t out) {
     switch (op.kind) {
-        case OpKind::rms_norm: return 2 * out;
-        case OpKind::rope: return 0;
-        case OpKind::attention: return op.heads * op.head_dim * (op.kv_heads == op.heads ? 1 : 3);
-        default: return 0;
+        case OpKind::rms_norm:
+            return 2 * out;
+        case OpKind::rope:
+            return 0;
+        case OpKind::attention:
+            return op.heads * op.head_dim * (op.kv_heads == op.heads ? 1 : 3);
+        default:
+            return 0;
     }
 }
 
@@ -61,16 +65,19 @@ std::int64_t live_width(const std::vector<Op>& ops, std::int64_t input) {
 }
 
 std::int64_t unit_length(std::int64_t length, std::int64_t samples) {
-    return std::min(std::max<std::int64_t>(1, Units::unit_tokens / std::max<std::int64_t>(1, length)), samples) * length;
+    return std::min(std::max<std::int64_t>(1, Units::unit_tokens / std::max<std::int64_t>(1, length)), samples) *
+           length;
 }
 
-std::uint64_t activation_bytes(const std::vector<Op>& ops, std::int64_t hidden, std::int64_t unit, DType compute, std::int64_t threads) {
+std::uint64_t activation_bytes(const std::vector<Op>& ops, std::int64_t hidden, std::int64_t unit, DType compute,
+                               std::int64_t threads) {
     // Widened bfloat16 products hold a float32 copy of an operand and of the result beside the values themselves.
     const std::uint64_t bytes = compute == DType::bf16 && has_bfloat16_hardware() ? 2 : 4;
     return std::uint64_t(threads * unit * (live_width(ops, hidden) + hidden)) * bytes;
 }
 
-/// compress(): the weight before, after, and their difference in float32, codes, what the method asked for, H and its factor.
+/// compress(): the weight before, after, and their difference in float32, codes, what the method asked for, H and its
+/// factor.
 std::uint64_t compress_bytes(const InputGroup& group, bool gram) {
     std::uint64_t largest = 0;
     for (const Target* target : group.targets) {
@@ -96,7 +103,8 @@ std::uint64_t stage_memory(const Model& model, const Stage& stage, DType compute
         for (const auto& group : groups) {
             const std::uint64_t one = stage.needs_gram ? GramAccumulator::memory(group.features) : 0;
             grams = whole ? grams + one : std::max(grams, one);
-            compress = std::max(compress, compress_bytes(group, stage.needs_gram) + (whole && stage.needs_gram ? grams : 0));
+            compress =
+                std::max(compress, compress_bytes(group, stage.needs_gram) + (whole && stage.needs_gram ? grams : 0));
         }
         if (!stage.windows) {
             peak = std::max(peak, compress);
@@ -109,16 +117,19 @@ std::uint64_t stage_memory(const Model& model, const Stage& stage, DType compute
     return peak;
 }
 
-std::uint64_t evaluation_memory(const Model& model, std::int64_t length, std::int64_t samples, bool with_reference, DType compute, std::int64_t threads) {
+std::uint64_t evaluation_memory(const Model& model, std::int64_t length, std::int64_t samples, bool with_reference,
+                                DType compute, std::int64_t threads) {
     const Graph& graph = model.graph();
     const std::int64_t unit = unit_length(length, samples);
     std::uint64_t body = 0;
     for (const auto& block : graph.blocks)
-        body = std::max(body, program_bytes(block.ops, compute) + activation_bytes(block.ops, graph.hidden, unit, compute, threads));
+        body = std::max(body, program_bytes(block.ops, compute) +
+                                  activation_bytes(block.ops, graph.hidden, unit, compute, threads));
     constexpr std::int64_t slice = 4096, token_record = 40;
     const std::int64_t rows = std::min(slice, graph.vocabulary);
     const int sides = with_reference ? 2 : 1;
-    const std::uint64_t head = std::uint64_t(sides) * std::uint64_t(rows * graph.hidden * 4 + threads * unit * (rows + 2 * graph.hidden) * 4);
+    const std::uint64_t head =
+        std::uint64_t(sides) * std::uint64_t(rows * graph.hidden * 4 + threads * unit * (rows + 2 * graph.hidden) * 4);
     return std::max(body, head) + std::uint64_t(sides * samples * length * token_record);
 }
 

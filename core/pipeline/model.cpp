@@ -12,14 +12,17 @@ namespace {
 
 std::string described(const AdapterComponent& adapter, const kerf_host* host, const nlohmann::json& config) {
     std::string document;
-    const kerf_sink sink = [](void* context, kerf_text piece) { static_cast<std::string*>(context)->append(piece.data, piece.size); };
+    const kerf_sink sink = [](void* context, kerf_text piece) {
+        static_cast<std::string*>(context)->append(piece.data, piece.size);
+    };
     check_call(text(adapter.id, " adapter"), [&](kerf_error* error) {
         return adapter.table->describe(host, as_values(config), sink, &document, error);
     });
     return document;
 }
 
-const AdapterComponent& adapter_for(const nlohmann::json& config, const std::filesystem::path& folder, const Components& components) {
+const AdapterComponent& adapter_for(const nlohmann::json& config, const std::filesystem::path& folder,
+                                    const Components& components) {
     std::string families;
     for (const auto& adapter : components.adapters) {
         std::int32_t yes = 0;
@@ -29,15 +32,19 @@ const AdapterComponent& adapter_for(const nlohmann::json& config, const std::fil
         if (yes) return adapter;
         families += (families.empty() ? "" : ", ") + adapter.id;
     }
-    const auto type = config.contains("model_type") && config["model_type"].is_string() ? config["model_type"].get<std::string>() : "";
-    bad_input((folder / "config.json").string(), ": no adapter knows the architecture \"", type.empty() ? "(no model_type)" : type,
+    const auto type = config.contains("model_type") && config["model_type"].is_string()
+                          ? config["model_type"].get<std::string>()
+                          : "";
+    bad_input((folder / "config.json").string(), ": no adapter knows the architecture \"",
+              type.empty() ? "(no model_type)" : type,
               "\"; known: ", families.empty() ? "none (no adapter plugin was found)" : families);
 }
 
 }  // namespace
 
 Model Model::describe(const std::filesystem::path& folder, const Components& components) {
-    if (!std::filesystem::is_directory(folder)) bad_input(folder.string(), ": no such folder; model.path names a folder in Hugging Face layout");
+    if (!std::filesystem::is_directory(folder))
+        bad_input(folder.string(), ": no such folder; model.path names a folder in Hugging Face layout");
     Model model;
     model.folder_ = folder;
     model.config_ = read_json(folder / "config.json");
@@ -48,7 +55,8 @@ Model Model::describe(const std::filesystem::path& folder, const Components& com
     try {
         graph = nlohmann::json::parse(document);
     } catch (const nlohmann::json::exception& error) {
-        throw Error(Fault::internal, text(model.adapter_->id, " adapter: its graph document is not valid JSON (", error.what(), ")"));
+        throw Error(Fault::internal,
+                    text(model.adapter_->id, " adapter: its graph document is not valid JSON (", error.what(), ")"));
     }
     model.graph_ = parse_graph(graph, text(model.adapter_->id, " adapter"));
     return model;
@@ -79,10 +87,11 @@ void Model::check_weights() const {
     for (const auto& expected : expected_tensors(graph_)) {
         const StoredTensor& stored = tensor(expected.name);
         if (stored.shape != expected.shape)
-            bad_input(checkpoint_->folder().string(), ": tensor ", stored.name, " has the shape ", format_shape(stored.shape),
-                      ", config.json asks for ", format_shape(expected.shape));
+            bad_input(checkpoint_->folder().string(), ": tensor ", stored.name, " has the shape ",
+                      format_shape(stored.shape), ", config.json asks for ", format_shape(expected.shape));
         if (!is_floating(stored.dtype))
-            bad_input(checkpoint_->folder().string(), ": tensor ", stored.name, " is ", dtype_name(stored.dtype), ", not floating point");
+            bad_input(checkpoint_->folder().string(), ": tensor ", stored.name, " is ", dtype_name(stored.dtype),
+                      ", not floating point");
     }
 }
 
@@ -96,7 +105,9 @@ WeightSource Model::source() const {
                     one.bytes = table.bytes.subspan(std::size_t(row) * bytes, bytes);
                     to_float32(one, out);
                     const auto bad = first_non_finite(out);
-                    if (bad >= 0) bad_input(checkpoint_->folder().string(), ": tensor ", table.name, " has NaN or infinity at [", row, ", ", bad, "]");
+                    if (bad >= 0)
+                        bad_input(checkpoint_->folder().string(), ": tensor ", table.name, " has NaN or infinity at [",
+                                  row, ", ", bad, "]");
                 }};
 }
 
@@ -112,8 +123,8 @@ std::int64_t Model::parameters() const {
 
 void Model::check_length(std::int64_t length, const std::string& what) const {
     if (graph_.positions > 0 && length > graph_.positions)
-        bad_input(what, ": windows of ", length, " tokens are longer than the ", graph_.positions, " positions of ", folder_.string(),
-                  "; set length to at most ", graph_.positions);
+        bad_input(what, ": windows of ", length, " tokens are longer than the ", graph_.positions, " positions of ",
+                  folder_.string(), "; set length to at most ", graph_.positions);
 }
 
 }  // namespace kerf::core

@@ -7,8 +7,8 @@
 
 #include "core/exec/program.hpp"
 #include "core/graph/graph.hpp"
-#include "core/support/json_text.hpp"
 #include "core/pipeline/components.hpp"
+#include "core/support/json_text.hpp"
 #include "core/weights/checkpoint.hpp"
 
 namespace kerf::core {
@@ -17,7 +17,8 @@ namespace kerf::core {
 /// each other. Reads no weight.
 class Model {
 public:
-    /// Errors (input): no config.json, unknown architecture (with the families that are known), missing tensor, wrong shape.
+    /// Errors (input): no config.json, unknown architecture (with the families that are known), missing tensor, wrong
+    /// shape.
     static Model open(const std::filesystem::path& folder, const Components& components);
     /// config.json and graph alone, for a folder that need not have weights.
     static Model describe(const std::filesystem::path& folder, const Components& components);

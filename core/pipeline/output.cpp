@@ -16,9 +16,11 @@ namespace {
 std::map<std::string, std::size_t> owners(const Model& model) {
     std::map<std::string, std::size_t> out;
     const Graph& graph = model.graph();
-    for (const auto& tensor : expected_tensors(graph.prologue)) out.emplace(model.stored_name(tensor.name), graph.blocks.size());
+    for (const auto& tensor : expected_tensors(graph.prologue))
+        out.emplace(model.stored_name(tensor.name), graph.blocks.size());
     for (std::size_t block = 0; block < graph.blocks.size(); ++block)
-        for (const auto& tensor : expected_tensors(graph.blocks[block].ops)) out.emplace(model.stored_name(tensor.name), block);
+        for (const auto& tensor : expected_tensors(graph.blocks[block].ops))
+            out.emplace(model.stored_name(tensor.name), block);
     return out;
 }
 
@@ -29,28 +31,32 @@ nlohmann::json gptq_settings(const Model& model, const Stage& stage) {
     for (const auto& target : stage.targets) {
         packed.insert(target.name);
         if (target.cost.bits != first.cost.bits || target.cost.group_size != first.cost.group_size)
-            bad_input("output.format = \"gptq\" has one bit width and group size for the whole model, but ", target.name, " has ", target.cost.bits, " bits and groups of ",
-                      target.cost.group_size, ", ", first.name, " ", first.cost.bits, " and ", first.cost.group_size, "; use format = \"hf\" or drop the override");
+            bad_input("output.format = \"gptq\" has one bit width and group size for the whole model, but ",
+                      target.name, " has ", target.cost.bits, " bits and groups of ", target.cost.group_size, ", ",
+                      first.name, " ", first.cost.bits, " and ", first.cost.group_size,
+                      "; use format = \"hf\" or drop the override");
     }
     nlohmann::json dense = nlohmann::json::object();
     for (const auto& block : model.graph().blocks)
         for (const auto& op : block.ops)
-            if (op.kind == OpKind::linear && !packed.contains(op.name)) dense["-:^" + op.name + "$"] = nlohmann::json::object();
+            if (op.kind == OpKind::linear && !packed.contains(op.name))
+                dense["-:^" + op.name + "$"] = nlohmann::json::object();
     const auto& options = stage.options;
     const bool ordered = options.value("act_order", false) || options.value("order", "") == "act";
-    nlohmann::json out{{"bits", first.cost.bits},
-                       {"group_size", first.cost.group_size},
-                       {"desc_act", ordered && !options.value("static_groups", false) && first.cost.group_size > 0},
-                       {"sym", options.value("sym", false)},
-                       {"lm_head", packed.contains("lm_head")},
-                       {"quant_method", "gptq"},
-                       {"method", "gptq"},
-                       {"checkpoint_format", "gptq"},
-                       {"format", "gptq"},
-                       {"pack_dtype", "int32"},
-                       {"true_sequential", stage.sequential == Sequential::group || stage.sequential == Sequential::linear},
-                       {"damp_percent", options.value("damp", 0.01)},
-                       {"meta", {{"quantizer", {"kerf:" + version()}}}}};
+    nlohmann::json out{
+        {"bits", first.cost.bits},
+        {"group_size", first.cost.group_size},
+        {"desc_act", ordered && !options.value("static_groups", false) && first.cost.group_size > 0},
+        {"sym", options.value("sym", false)},
+        {"lm_head", packed.contains("lm_head")},
+        {"quant_method", "gptq"},
+        {"method", "gptq"},
+        {"checkpoint_format", "gptq"},
+        {"format", "gptq"},
+        {"pack_dtype", "int32"},
+        {"true_sequential", stage.sequential == Sequential::group || stage.sequential == Sequential::linear},
+        {"damp_percent", options.value("damp", 0.01)},
+        {"meta", {{"quantizer", {"kerf:" + version()}}}}};
     if (!dense.empty()) out["dynamic"] = dense;
     return out;
 }
@@ -82,7 +88,8 @@ OutputLayout::OutputLayout(const Model& model, const Model& original, const Stag
         const auto found = owner.find(name);
         copied_[found == owner.end() ? outside : found->second].push_back(name);
     }
-    shards_ = std::make_unique<ShardPlan>(std::move(planned), options_.shard_bytes, std::map<std::string, std::string>{{"format", "pt"}});
+    shards_ = std::make_unique<ShardPlan>(std::move(planned), options_.shard_bytes,
+                                          std::map<std::string, std::string>{{"format", "pt"}});
     if (options_.format == "gptq" && stage) settings_ = gptq_settings(model, *stage);
 }
 
@@ -92,7 +99,8 @@ void OutputLayout::place_linear(const Model& model, const Target& target, std::v
     std::vector<PlannedTensor> made;
     if (options_.format == "gptq") {
         if (target.cost.layout != "int-group/1")
-            bad_input(target.name, ": output.format = \"gptq\" holds integer codes, but ", target.method->method().id, " gives ", target.cost.layout, " here; use format = \"hf\"");
+            bad_input(target.name, ": output.format = \"gptq\" holds integer codes, but ", target.method->method().id,
+                      " gives ", target.cost.layout, " here; use format = \"hf\"");
         const std::string module = stored.substr(0, stored.size() - std::string_view(".weight").size());
         GptqLayout layout{module, target.out, target.in, target.cost.bits, target.cost.group_size};
         made = gptq_tensors(layout);
@@ -106,16 +114,21 @@ void OutputLayout::place_linear(const Model& model, const Target& target, std::v
     out.insert(out.end(), made.begin(), made.end());
 }
 
-DType OutputLayout::dtype_of(const std::string& stored_name) const { return dtypes_.at(stored_name); }
+DType OutputLayout::dtype_of(const std::string& stored_name) const {
+    return dtypes_.at(stored_name);
+}
 
 const GptqLayout* OutputLayout::packed(const std::string& linear) const {
     const auto found = packed_.find(linear);
     return found == packed_.end() ? nullptr : &found->second;
 }
 
-nlohmann::json OutputLayout::quantization_config() const { return settings_; }
+nlohmann::json OutputLayout::quantization_config() const {
+    return settings_;
+}
 
-ResultWriter::ResultWriter(const OutputLayout& layout, const Model& model, const std::filesystem::path& folder, bool resume)
+ResultWriter::ResultWriter(const OutputLayout& layout, const Model& model, const std::filesystem::path& folder,
+                           bool resume)
     : layout_(layout), model_(model), writer_(std::make_unique<ShardWriter>(layout.shards(), folder, resume)) {
     const std::string index = layout.shards().index_json();
     if (!index.empty()) write_atomically(folder / "model.safetensors.index.json", index);
@@ -138,7 +151,8 @@ void ResultWriter::write_linear(const Target& target, const Compressed& made) {
     if (op.transposed) {
         std::vector<float> turned(made.weight.size());
         for (std::int64_t o = 0; o < target.out; ++o)
-            for (std::int64_t i = 0; i < target.in; ++i) turned[std::size_t(i * target.out + o)] = made.weight[std::size_t(o * target.in + i)];
+            for (std::int64_t i = 0; i < target.in; ++i)
+                turned[std::size_t(i * target.out + o)] = made.weight[std::size_t(o * target.in + i)];
         from_float32(turned, dtype, bytes);
     } else {
         from_float32(made.weight, dtype, bytes);
@@ -155,11 +169,15 @@ void check_finite(const StoredTensor& stored, const std::filesystem::path& folde
     for (std::int64_t at = 0; at < stored.elements(); at += piece) {
         const std::int64_t count = std::min(piece, stored.elements() - at);
         const std::size_t size = dtype_bytes(stored.dtype);
-        const StoredTensor part{stored.name, stored.dtype, {count}, stored.bytes.subspan(std::size_t(at) * size, std::size_t(count) * size)};
+        const StoredTensor part{stored.name,
+                                stored.dtype,
+                                {count},
+                                stored.bytes.subspan(std::size_t(at) * size, std::size_t(count) * size)};
         const std::span<float> into(values.data(), std::size_t(count));
         to_float32(part, into);
         if (const auto bad = first_non_finite(into); bad >= 0)
-            bad_input(folder.string(), ": tensor ", stored.name, " has NaN or infinity at element ", at + bad, "; the file is damaged, or the model diverged in training");
+            bad_input(folder.string(), ": tensor ", stored.name, " has NaN or infinity at element ", at + bad,
+                      "; the file is damaged, or the model diverged in training");
     }
 }
 
@@ -190,18 +208,29 @@ nlohmann::json output_config(const Model& original, const OutputLayout& layout) 
     nlohmann::json config = original.config();
     config.erase("quantization_config");
     if (layout.options().dtype) {
-        constexpr std::array<std::pair<DType, const char*>, 3> names{{{DType::f32, "float32"}, {DType::f16, "float16"}, {DType::bf16, "bfloat16"}}};
+        constexpr std::array<std::pair<DType, const char*>, 3> names{
+            {{DType::f32, "float32"}, {DType::f16, "float16"}, {DType::bf16, "bfloat16"}}};
         for (const auto& [dtype, name] : names)
             if (dtype == *layout.options().dtype) config[config.contains("dtype") ? "dtype" : "torch_dtype"] = name;
     }
-    if (const auto settings = layout.quantization_config(); !settings.is_null()) config["quantization_config"] = settings;
+    if (const auto settings = layout.quantization_config(); !settings.is_null())
+        config["quantization_config"] = settings;
     return config;
 }
 
 void copy_side_files(const std::filesystem::path& from, const std::filesystem::path& to) {
-    static const std::set<std::string> names{"tokenizer.json",         "tokenizer.model",        "tokenizer_config.json", "vocab.json",
-                                             "merges.txt",             "special_tokens_map.json", "added_tokens.json",     "generation_config.json",
-                                             "chat_template.jinja",    "chat_template.json",      "LICENSE",               "LICENSE.txt"};
+    static const std::set<std::string> names{"tokenizer.json",
+                                             "tokenizer.model",
+                                             "tokenizer_config.json",
+                                             "vocab.json",
+                                             "merges.txt",
+                                             "special_tokens_map.json",
+                                             "added_tokens.json",
+                                             "generation_config.json",
+                                             "chat_template.jinja",
+                                             "chat_template.json",
+                                             "LICENSE",
+                                             "LICENSE.txt"};
     for (const auto& entry : std::filesystem::directory_iterator(from))
         if (entry.is_regular_file() && names.contains(entry.path().filename().string()))
             write_atomically(to / entry.path().filename(), read_text(entry.path(), 256u << 20));

@@ -25,9 +25,9 @@ struct Compressed {
 class OutputLayout {
 public:
     struct Options {
-        std::string format = "hf";          ///< hf | gptq
-        std::optional<DType> dtype;         ///< of dense floating tensors; none = as in the original model
-        bool keep_exact = false;            ///< an intermediate result: compressed linears stay float32
+        std::string format = "hf";   ///< hf | gptq
+        std::optional<DType> dtype;  ///< of dense floating tensors; none = as in the original model
+        bool keep_exact = false;     ///< an intermediate result: compressed linears stay float32
         std::uint64_t shard_bytes = 5'000'000'000;
     };
     /// `original`: the recipe's input, which decides the dtypes of "auto". Error(input) when a linear cannot be packed.

@@ -56,7 +56,8 @@ double evaluation_flops(const Prepared& prepared, const Recipe& recipe) {
     return tokens * 2 * double(prepared.model.parameters()) * models;
 }
 
-/// What calibration states take on the disk: a block's input and output and the widest set of values between two pieces.
+/// What calibration states take on the disk: a block's input and output and the widest set of values between two
+/// pieces.
 std::uint64_t state_bytes(const Model& model, const Stage& stage, DType compute) {
     if (!stage.windows) return 0;
     std::int64_t widest = 0;
@@ -66,7 +67,8 @@ std::uint64_t state_bytes(const Model& model, const Stage& stage, DType compute)
             if (op.kind == OpKind::linear) sum += op.rows;
         widest = std::max(widest, sum);
     }
-    return std::uint64_t(stage.windows->samples * stage.windows->length) * std::uint64_t(2 * model.graph().hidden + widest) * dtype_bytes(compute);
+    return std::uint64_t(stage.windows->samples * stage.windows->length) *
+           std::uint64_t(2 * model.graph().hidden + widest) * dtype_bytes(compute);
 }
 
 std::map<std::string, Windows> evaluation_texts(const Recipe& recipe, const Model& model) {
@@ -85,32 +87,38 @@ PlannedStage plan_stage(const Model& model, const Stage& stage, const OutputLayo
     PlannedStage out;
     out.method = stage.method_id;
     for (const auto& target : stage.targets)
-        out.linears.push_back({target.name, target.out, target.in, target.cost.bits_per_weight, layout.linear_bytes(target.name)});
+        out.linears.push_back(
+            {target.name, target.out, target.in, target.cost.bits_per_weight, layout.linear_bytes(target.name)});
     out.flops = stage_flops(model, stage);
     out.disk_bytes = state_bytes(model, stage, compute);
     out.tokens = stage.windows ? stage.windows->samples * stage.windows->length : 0;
     return out;
 }
 
-/// What the allocator needs beside the bytes that are asked for: rounding, headers, and the free ends of each thread's heap.
+/// What the allocator needs beside the bytes that are asked for: rounding, headers, and the free ends of each thread's
+/// heap.
 std::uint64_t with_allocator_share(std::uint64_t bytes) {
     constexpr std::uint64_t heap_ends = 12u << 20;
     return bytes + bytes / 10 + heap_ends;
 }
 
 /// Peak of each stage and of the evaluation with `threads` threads, and the largest of them.
-std::uint64_t plan_memory(const Recipe& recipe, const Prepared& prepared, std::int64_t threads, std::vector<PlannedStage>* stages) {
+std::uint64_t plan_memory(const Recipe& recipe, const Prepared& prepared, std::int64_t threads,
+                          std::vector<PlannedStage>* stages) {
     const DType compute = recipe.model.compute;
     warm_up_execution();
     const std::uint64_t idle = resident_bytes();
     std::uint64_t peak = idle;
     for (std::size_t i = 0; i < prepared.stages.size(); ++i) {
-        const std::uint64_t bytes = idle + with_allocator_share(stage_memory(prepared.model, prepared.stages[i], compute, threads));
+        const std::uint64_t bytes =
+            idle + with_allocator_share(stage_memory(prepared.model, prepared.stages[i], compute, threads));
         if (stages) (*stages)[i].peak_bytes = bytes;
         peak = std::max(peak, bytes);
     }
     for (const auto& [name, windows] : prepared.evaluation)
-        peak = std::max(peak, idle + with_allocator_share(evaluation_memory(prepared.model, windows.length, windows.samples, recipe.evaluation.kl, compute, threads)));
+        peak = std::max(peak,
+                        idle + with_allocator_share(evaluation_memory(prepared.model, windows.length, windows.samples,
+                                                                      recipe.evaluation.kl, compute, threads)));
     return peak;
 }
 
@@ -122,8 +130,8 @@ void hold_budget(const Recipe& recipe, Prepared& prepared) {
     const std::uint64_t budget = recipe.model.memory_budget;
     if (budget == 0) return;
     if (budget < plan.minimum_bytes)
-        bad_input(recipe.file.string(), ": model.memory = ", format_bytes(double(budget)), " is too little: this recipe needs at least ",
-                  format_bytes(double(plan.minimum_bytes)));
+        bad_input(recipe.file.string(), ": model.memory = ", format_bytes(double(budget)),
+                  " is too little: this recipe needs at least ", format_bytes(double(plan.minimum_bytes)));
     for (int count = threads(); count > 1 && plan.peak_bytes > budget; --count) {
         set_threads(count - 1);
         plan.peak_bytes = plan_memory(recipe, prepared, threads(), &plan.stages);
@@ -132,8 +140,12 @@ void hold_budget(const Recipe& recipe, Prepared& prepared) {
 
 }  // namespace
 
-std::uint64_t resident_bytes() { return status_line("VmRSS:"); }
-std::uint64_t peak_resident_bytes() { return status_line("VmHWM:"); }
+std::uint64_t resident_bytes() {
+    return status_line("VmRSS:");
+}
+std::uint64_t peak_resident_bytes() {
+    return status_line("VmHWM:");
+}
 
 OutputLayout layout_of(const Recipe& recipe, const Prepared& prepared, std::size_t index, const Model& model) {
     const bool last = index + 1 >= prepared.stages.size();
@@ -152,8 +164,10 @@ Prepared prepare(const Recipe& recipe, const Components& components) {
     initialise_execution();
     Prepared out{Model::open(recipe.model.path, components), {}, {}, {}};
     if (recipe.output.format == "gptq" && recipe.stages.empty())
-        bad_input(recipe.file.string(), ": output.format = \"gptq\" needs a stage that quantises to integer codes (gptq, rtn)");
-    for (std::size_t i = 0; i < recipe.stages.size(); ++i) out.stages.push_back(resolve_stage(recipe, i, out.model, components));
+        bad_input(recipe.file.string(),
+                  ": output.format = \"gptq\" needs a stage that quantises to integer codes (gptq, rtn)");
+    for (std::size_t i = 0; i < recipe.stages.size(); ++i)
+        out.stages.push_back(resolve_stage(recipe, i, out.model, components));
     out.evaluation = evaluation_texts(recipe, out.model);
 
     Plan& plan = out.plan;

@@ -18,7 +18,8 @@ struct Prepared {
     Plan plan;
 };
 
-/// Everything that can be wrong is found here, before anything is written: recipe, model, plugins, options, texts, budget.
+/// Everything that can be wrong is found here, before anything is written: recipe, model, plugins, options, texts,
+/// budget.
 Prepared prepare(const Recipe& recipe, const Components& components);
 
 /// The layout of stage `index` (or, for recipes without stages, of the copy) over the model that it starts from.
@@ -26,7 +27,8 @@ OutputLayout layout_of(const Recipe& recipe, const Prepared& prepared, std::size
 
 /// Peak resident memory of a stage, and of an evaluation, in bytes beyond what the process holds when idle.
 std::uint64_t stage_memory(const Model& model, const Stage& stage, DType compute, std::int64_t threads);
-std::uint64_t evaluation_memory(const Model& model, std::int64_t length, std::int64_t samples, bool with_reference, DType compute, std::int64_t threads);
+std::uint64_t evaluation_memory(const Model& model, std::int64_t length, std::int64_t samples, bool with_reference,
+                                DType compute, std::int64_t threads);
 /// Resident bytes of this process now, and its peak so far.
 std::uint64_t resident_bytes();
 std::uint64_t peak_resident_bytes();

@@ -20,19 +20,19 @@ enum class Sequential { linear, group, block, none };
 struct ModelSpec {
     std::filesystem::path path;
     std::string device = "cpu";
-    DType compute = DType::f32;           ///< f32 or bf16
-    std::uint64_t memory_budget = 0;      ///< bytes, 0 = none
+    DType compute = DType::f32;       ///< f32 or bf16
+    std::uint64_t memory_budget = 0;  ///< bytes, 0 = none
 };
 
 struct StageSpec {
-    std::string method, version;          ///< version: ">=1.0", empty = any
-    nlohmann::json options;               ///< object: what the recipe set, not yet validated against the method's schema
+    std::string method, version;  ///< version: ">=1.0", empty = any
+    nlohmann::json options;       ///< object: what the recipe set, not yet validated against the method's schema
     std::vector<std::string> include, exclude;  ///< globs over linear names
     Sequential sequential = Sequential::group;
     std::vector<std::pair<std::string, nlohmann::json>> overrides;  ///< glob → option values, in the recipe's order
     std::optional<TextSource> calibration;
     std::map<std::string, std::string> where;  ///< option name → "recipe.toml:12", for errors
-    std::string location;                 ///< "recipe.toml:10", of the [[stage]] header
+    std::string location;                      ///< "recipe.toml:10", of the [[stage]] header
 };
 
 struct PerplexitySpec {
@@ -48,15 +48,15 @@ struct EvaluationSpec {
 
 struct OutputSpec {
     std::filesystem::path path;
-    std::string format = "hf";            ///< hf | gptq
-    std::optional<DType> dtype;           ///< of unpacked tensors; none = as the input
+    std::string format = "hf";   ///< hf | gptq
+    std::optional<DType> dtype;  ///< of unpacked tensors; none = as the input
     bool overwrite = false;
     std::uint64_t shard_bytes = 5'000'000'000;
 };
 
 struct Recipe {
     std::filesystem::path file;
-    std::string text;                     ///< after --set, canonical TOML: goes into the provenance block
+    std::string text;  ///< after --set, canonical TOML: goes into the provenance block
     ModelSpec model;
     std::optional<TextSource> calibration;
     std::vector<StageSpec> stages;

@@ -46,7 +46,10 @@ private:
 };
 
 json perplexity_json(const Perplexity& figure) {
-    return {{"value", figure.value}, {"standard_error", figure.standard_error}, {"tokens", figure.tokens}, {"windows", figure.windows}};
+    return {{"value", figure.value},
+            {"standard_error", figure.standard_error},
+            {"tokens", figure.tokens},
+            {"windows", figure.windows}};
 }
 
 /// The unfinished output beside its final place.
@@ -59,8 +62,12 @@ fs::path partial_folder(const fs::path& output) {
 class Run {
 public:
     Run(const Recipe& recipe, const Components& components, bool resume, const Observer& observer)
-        : recipe_(recipe), components_(components), prepared_(prepare(recipe, components)), resume_(resume),
-          meter_(observer, prepared_.plan.flops), partial_(partial_folder(recipe.output.path)) {}
+        : recipe_(recipe),
+          components_(components),
+          prepared_(prepare(recipe, components)),
+          resume_(resume),
+          meter_(observer, prepared_.plan.flops),
+          partial_(partial_folder(recipe.output.path)) {}
 
     json execute() {
         const auto started = std::chrono::steady_clock::now();
@@ -120,11 +127,13 @@ private:
     json provenance_, report_;
 };
 
-/// --resume after a run whose last steps alone were missing, or none at all: its report, once what it left is tidied up.
+/// --resume after a run whose last steps alone were missing, or none at all: its report, once what it left is tidied
+/// up.
 std::optional<json> Run::already_complete() const {
     const fs::path& output = recipe_.output.path;
     std::error_code status;
-    if (!resume_ || fs::exists(partial_ / "journal.jsonl", status) || !fs::exists(output / "kerf.json", status)) return {};
+    if (!resume_ || fs::exists(partial_ / "journal.jsonl", status) || !fs::exists(output / "kerf.json", status))
+        return {};
     const json kerf = read_json(output / "kerf.json");
     if (kerf.value("provenance", json::object()) != provenance_) return {};
     fs::remove(output / "journal.jsonl", status);
@@ -140,10 +149,13 @@ void Run::claim_folder() {
     if (fs::exists(output, status) && !recipe_.output.overwrite)
         bad_input(output.string(), ": is there already; choose another output.path or set output.overwrite = true");
     if (!resume_ && there && !recipe_.output.overwrite)
-        bad_input(partial_.string(), ": an unfinished run is there; add --resume to go on with it, or remove that folder");
+        bad_input(partial_.string(),
+                  ": an unfinished run is there; add --resume to go on with it, or remove that folder");
     if (resume_ && there) {
         for (const auto& entry : fs::directory_iterator(partial_))
-            if (entry.path().filename().string().starts_with(File::temporary_prefix) || entry.path().extension() == ".tmp") fs::remove(entry.path());
+            if (entry.path().filename().string().starts_with(File::temporary_prefix) ||
+                entry.path().extension() == ".tmp")
+                fs::remove(entry.path());
         journal_ = Journal::reopen(partial_ / "journal.jsonl", identity());
         return;
     }
@@ -160,7 +172,9 @@ void Run::claim_folder() {
 
 json Run::identity() const {
     const std::string recipe = recipe_.text;
-    return {{"version of kerf", version()}, {"recipe", sha256(std::as_bytes(std::span(recipe)))}, {"input or plugin", provenance_["inputs"]}};
+    return {{"version of kerf", version()},
+            {"recipe", sha256(std::as_bytes(std::span(recipe)))},
+            {"input or plugin", provenance_["inputs"]}};
 }
 
 json Run::provenance() const {
@@ -168,17 +182,27 @@ json Run::provenance() const {
     for (const auto& file : prepared_.model.checkpoint().files()) inputs[file.filename().string()] = sha256_file(file);
     inputs["config.json"] = sha256_file(prepared_.model.folder() / "config.json");
     json plugins = json::object();
-    for (const auto& stage : prepared_.stages) plugins[stage.method->plugin] = {{"version", stage.method->version}, {"sha256", sha256_file(stage.method->file)}};
+    for (const auto& stage : prepared_.stages)
+        plugins[stage.method->plugin] = {{"version", stage.method->version},
+                                         {"sha256", sha256_file(stage.method->file)}};
     const auto& adapter = prepared_.model.adapter();
     plugins[adapter.plugin] = {{"version", adapter.version}, {"sha256", sha256_file(adapter.file)}};
     json seeds = json::array();
     for (const auto& stage : prepared_.stages)
-        if (stage.windows) seeds.push_back({{"stage", stage.method_id}, {"tokens_sha256", stage.windows->sha256}, {"samples", stage.windows->samples}, {"length", stage.windows->length}});
-    return {{"kerf", version()}, {"recipe", recipe_.text}, {"inputs", {{"files", inputs}, {"plugins", plugins}}}, {"calibration", seeds}};
+        if (stage.windows)
+            seeds.push_back({{"stage", stage.method_id},
+                             {"tokens_sha256", stage.windows->sha256},
+                             {"samples", stage.windows->samples},
+                             {"length", stage.windows->length}});
+    return {{"kerf", version()},
+            {"recipe", recipe_.text},
+            {"inputs", {{"files", inputs}, {"plugins", plugins}}},
+            {"calibration", seeds}};
 }
 
 void Run::work() {
-    report_ = {{"kerf", version()}, {"model", prepared_.model.folder().string()}, {"output", recipe_.output.path.string()}};
+    report_ = {
+        {"kerf", version()}, {"model", prepared_.model.folder().string()}, {"output", recipe_.output.path.string()}};
     report_["before"] = json::object();
     report_["after"] = json::object();
     report_["stages"] = json::array();
@@ -203,11 +227,13 @@ void Run::evaluate_before() {
             figure = (*known)["figure"];
         } else {
             meter_.detail(name);
-            const double flops_a_token = double(prepared_.model.parameters()) * 2 / double(prepared_.model.graph().blocks.size() + 1);
-            figure = perplexity_json(evaluate(prepared_.model, nullptr, windows, recipe_.model.compute, partial_, [&](std::int64_t tokens) {
-                                         meter_.check_cancelled();
-                                         meter_.add(double(tokens) * flops_a_token);
-                                     }).model);
+            const double flops_a_token =
+                double(prepared_.model.parameters()) * 2 / double(prepared_.model.graph().blocks.size() + 1);
+            figure = perplexity_json(
+                evaluate(prepared_.model, nullptr, windows, recipe_.model.compute, partial_, [&](std::int64_t tokens) {
+                    meter_.check_cancelled();
+                    meter_.add(double(tokens) * flops_a_token);
+                }).model);
             journal_->add({{"kind", "before " + name}, {"figure", figure}});
         }
         report_["before"]["perplexity"][name] = figure;
@@ -220,8 +246,10 @@ Model Run::run_stage(std::size_t index, const Model& input) {
     const fs::path folder = last ? partial_ : partial_ / text("stage-", index);
     if (!last) fs::create_directories(folder);
     const OutputLayout layout = layout_of(recipe_, prepared_, index, input);
-    if (last) write_side_files(layout);
-    else write_atomically(folder / "config.json", input.config().dump());
+    if (last)
+        write_side_files(layout);
+    else
+        write_atomically(folder / "config.json", input.config().dump());
     run_blocks(index, input, layout, folder);
     if (index < prepared_.stages.size()) {
         const Stage& stage = prepared_.stages[index];
@@ -254,7 +282,9 @@ BlockRunner::Hooks Run::hooks(ResultWriter& writer, json& linears) {
                     json line{{"name", target.name}, {"shape", {target.out, target.in}}};
                     for (const auto& [key, value] : made.metrics) line[key] = value;
                     line["rss_bytes"] = resident_bytes();
-                    File metrics = File::open(partial_ / "metrics.jsonl", fs::exists(partial_ / "metrics.jsonl") ? File::Mode::read_write : File::Mode::write_new);
+                    File metrics = File::open(partial_ / "metrics.jsonl", fs::exists(partial_ / "metrics.jsonl")
+                                                                              ? File::Mode::read_write
+                                                                              : File::Mode::write_new);
                     metrics.append(line.dump() + "\n");
                     linears.push_back(std::move(line));
                     meter_.detail(target.name);
@@ -281,15 +311,16 @@ void Run::run_blocks(std::size_t index, const Model& input, const OutputLayout& 
         embed_all(input, *units, recipe_.model.compute, *states);
     }
     std::size_t last_with_target = 0;
-    for (const auto& target : stage ? stage->targets : std::vector<Target>()) last_with_target = std::max(last_with_target, target.block);
+    for (const auto& target : stage ? stage->targets : std::vector<Target>())
+        last_with_target = std::max(last_with_target, target.block);
 
     for (std::size_t block = 0; block <= blocks; ++block) {
         const bool epilogue = block == blocks;
         if (epilogue && (!stage || stage->in_block(block).empty())) break;
         meter_.check_cancelled();
         if (journal_->find("block", std::int64_t(index), std::int64_t(block))) {
-            // Finished by an earlier run: its output is computed again from the weights on disk (from the dense ones where
-            // that is what later blocks are to see).
+            // Finished by an earlier run: its output is computed again from the weights on disk (from the dense ones
+            // where that is what later blocks are to see).
             if (data && block < last_with_target) {
                 const bool dense = stage->sequential == Sequential::none;
                 const Model done = dense ? input : input.with_weights(Checkpoint::open(folder));
@@ -302,15 +333,18 @@ void Run::run_blocks(std::size_t index, const Model& input, const OutputLayout& 
         const auto known = writer.checksums();
         if (stage) {
             BlockRunner runner(input, *stage, block, layout, block_hooks);
-            if (!data) runner.compress_without_data();
-            else if (block <= last_with_target) runner.run(*units, *states, recipe_.model.compute, block == last_with_target);
+            if (!data)
+                runner.compress_without_data();
+            else if (block <= last_with_target)
+                runner.run(*units, *states, recipe_.model.compute, block == last_with_target);
         }
         if (!epilogue) writer.write_copied(block);
         writer.sync();
         json checksums = json::object();
         for (const auto& [name, sum] : writer.checksums())
             if (!known.contains(name)) checksums[name] = sum;
-        journal_->add({{"kind", "block"}, {"stage", index}, {"block", block}, {"linears", linears}, {"checksums", checksums}});
+        journal_->add(
+            {{"kind", "block"}, {"stage", index}, {"block", block}, {"linears", linears}, {"checksums", checksums}});
     }
 }
 
@@ -320,10 +354,11 @@ void Run::evaluate_after(const Model& result) {
     for (const auto& [name, windows] : prepared_.evaluation) {
         meter_.detail(name);
         const double flops_a_token = double(result.parameters()) * 2 / double(result.graph().blocks.size() + 1);
-        const Evaluated figures = evaluate(result, reference, windows, recipe_.model.compute, partial_, [&](std::int64_t tokens) {
-            meter_.check_cancelled();
-            meter_.add(double(tokens) * flops_a_token);
-        });
+        const Evaluated figures =
+            evaluate(result, reference, windows, recipe_.model.compute, partial_, [&](std::int64_t tokens) {
+                meter_.check_cancelled();
+                meter_.add(double(tokens) * flops_a_token);
+            });
         report_["after"]["perplexity"][name] = perplexity_json(figures.model);
         if (!reference) continue;
         report_["before"]["perplexity"][name] = perplexity_json(figures.reference);
@@ -345,17 +380,23 @@ void Run::finish() {
     json checksums = json::object();
     const std::size_t last = std::max<std::size_t>(1, prepared_.stages.size()) - 1;
     for (const auto& entry : journal_->entries())
-        if (entry.value("kind", "") == "block" && entry.value("stage", std::size_t{0}) == last) checksums.update(entry["checksums"]);
-    const json kerf{{"kerf", version()}, {"graph", graph_json(prepared_.model.graph())}, {"provenance", provenance_}, {"crc32", checksums}};
+        if (entry.value("kind", "") == "block" && entry.value("stage", std::size_t{0}) == last)
+            checksums.update(entry["checksums"]);
+    const json kerf{{"kerf", version()},
+                    {"graph", graph_json(prepared_.model.graph())},
+                    {"provenance", provenance_},
+                    {"crc32", checksums}};
     write_atomically(partial_ / "kerf.json", kerf.dump(1) + "\n");
     report_["provenance"] = provenance_;
     write_report(report_, partial_);
     journal_->add({{"kind", "finished"}});
 }
 
-/// One rename makes the result appear. The journal goes last: as long as it is there, --resume knows what is left to do.
+/// One rename makes the result appear. The journal goes last: as long as it is there, --resume knows what is left to
+/// do.
 void Run::publish() {
-    for (std::size_t index = 0; index + 1 < prepared_.stages.size(); ++index) fs::remove_all(partial_ / text("stage-", index));
+    for (std::size_t index = 0; index + 1 < prepared_.stages.size(); ++index)
+        fs::remove_all(partial_ / text("stage-", index));
     sync_folder(partial_);
     const fs::path& output = recipe_.output.path;
     replace_folder(partial_, output);
@@ -382,13 +423,16 @@ json evaluate_model(const EvalRequest& request, const Components& components, co
         if (spec.text.source != "tokens" && !tokenizer) tokenizer = Tokenizer::open(model.folder());
         const Windows windows = evaluation_windows(spec.text, tokenizer.get(), model.graph().vocabulary);
         model.check_length(windows.length, spec.name);
-        const double total = double(windows.samples * windows.length) * double(model.graph().blocks.size() + 1) * (reference ? 2 : 1);
+        const double total =
+            double(windows.samples * windows.length) * double(model.graph().blocks.size() + 1) * (reference ? 2 : 1);
         double done = 0;
-        const Evaluated figures = evaluate(model, reference ? &*reference : nullptr, windows, request.compute, fs::temp_directory_path(), [&](std::int64_t tokens) {
-            if (observer.cancelled && observer.cancelled()) throw Error(Fault::cancelled, "interrupted");
-            done += double(tokens);
-            if (observer.progress) observer.progress("evaluate", spec.name, std::min(done, total), total);
-        });
+        const Evaluated figures =
+            evaluate(model, reference ? &*reference : nullptr, windows, request.compute, fs::temp_directory_path(),
+                     [&](std::int64_t tokens) {
+                         if (observer.cancelled && observer.cancelled()) throw Error(Fault::cancelled, "interrupted");
+                         done += double(tokens);
+                         if (observer.progress) observer.progress("evaluate", spec.name, std::min(done, total), total);
+                     });
         out["perplexity"][spec.name] = perplexity_json(figures.model);
         if (!reference) continue;
         out["reference"][spec.name] = perplexity_json(figures.reference);

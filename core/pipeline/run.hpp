@@ -17,7 +17,7 @@ struct Observer {
     /// `done` of `total` units of work (FLOPs) in what is named ("gptq", "evaluate"); `detail` is the current layer.
     std::function<void(const std::string& phase, const std::string& detail, double done, double total)> progress;
     std::function<void(int level, const std::string& message)> log;  ///< level as KERF_LOG_*
-    std::function<bool()> cancelled;                                 ///< asked between layers; true ends the run (Fault::cancelled)
+    std::function<bool()> cancelled;  ///< asked between layers; true ends the run (Fault::cancelled)
 };
 
 struct PlannedLinear {
@@ -29,24 +29,25 @@ struct PlannedLinear {
 struct PlannedStage {
     std::string method;
     std::vector<PlannedLinear> linears;
-    double flops = 0;                 ///< forward passes, Grams, factors and the method itself
-    std::uint64_t peak_bytes = 0;     ///< resident memory of the process while this stage runs
-    std::uint64_t disk_bytes = 0;     ///< temporary, beside the output
+    double flops = 0;              ///< forward passes, Grams, factors and the method itself
+    std::uint64_t peak_bytes = 0;  ///< resident memory of the process while this stage runs
+    std::uint64_t disk_bytes = 0;  ///< temporary, beside the output
     std::int64_t tokens = 0;
-    bool spilled = false;             ///< hidden states go to a file to hold the budget
+    bool spilled = false;  ///< hidden states go to a file to hold the budget
 };
 struct Plan {
     std::vector<PlannedStage> stages;
     std::uint64_t input_bytes = 0, output_bytes = 0;  ///< safetensors files, headers included: exact
     std::uint64_t peak_bytes = 0;
-    std::uint64_t minimum_bytes = 0;                  ///< the smallest budget with which this recipe can run
-    std::uint64_t disk_bytes = 0;                     ///< output and temporary files together
-    double flops = 0, seconds = 0;                    ///< seconds: from a GEMM rate measured for a moment; 0 when not asked
+    std::uint64_t minimum_bytes = 0;  ///< the smallest budget with which this recipe can run
+    std::uint64_t disk_bytes = 0;     ///< output and temporary files together
+    double flops = 0, seconds = 0;    ///< seconds: from a GEMM rate measured for a moment; 0 when not asked
     std::int64_t parameters_before = 0, parameters_after = 0;
 };
 
-/// Validates the whole recipe and works out what it costs. Reads config.json and headers, no weight. Throws Error(input)
-/// for anything a person can mend, a memory budget that is too small included (with the minimum that is needed).
+/// Validates the whole recipe and works out what it costs. Reads config.json and headers, no weight. Throws
+/// Error(input) for anything a person can mend, a memory budget that is too small included (with the minimum that is
+/// needed).
 Plan make_plan(const Recipe& recipe, const Components& components);
 nlohmann::json plan_json(const Plan& plan);
 
@@ -56,14 +57,15 @@ nlohmann::json run_recipe(const Recipe& recipe, const Components& components, bo
 
 struct EvalRequest {
     std::filesystem::path model;
-    std::filesystem::path reference;        ///< for KL divergence and top-1 agreement; empty = none
+    std::filesystem::path reference;  ///< for KL divergence and top-1 agreement; empty = none
     DType compute = DType::f32;
     std::vector<PerplexitySpec> perplexity;
 };
 /// The JSON of `kerf eval --json`.
 nlohmann::json evaluate_model(const EvalRequest& request, const Components& components, const Observer& observer);
 
-/// The JSON of `kerf inspect --json`: family, blocks, linears with shapes and dtypes, parameters, FLOPs per token, bytes.
+/// The JSON of `kerf inspect --json`: family, blocks, linears with shapes and dtypes, parameters, FLOPs per token,
+/// bytes.
 nlohmann::json inspect_model(const std::filesystem::path& folder, const Components& components);
 
 }  // namespace kerf::core

@@ -44,7 +44,8 @@ bool version_fits(const std::string& wanted, const std::string& version) {
 const MethodComponent& find_method(const StageSpec& spec, const Components& components) {
     if (const auto* method = components.method(spec.method)) {
         if (!spec.version.empty() && !version_fits(spec.version, method->version))
-            bad_input(spec.location, ": method ", spec.method, " is here in version ", method->version, " (", method->file.string(), "), the recipe asks for ", spec.version);
+            bad_input(spec.location, ": method ", spec.method, " is here in version ", method->version, " (",
+                      method->file.string(), "), the recipe asks for ", spec.version);
         return *method;
     }
     std::vector<std::string> known;
@@ -54,8 +55,11 @@ const MethodComponent& find_method(const StageSpec& spec, const Components& comp
         list += (list.empty() ? "" : ", ") + method.id;
     }
     const std::string near = nearest(spec.method, known);
-    bad_input(spec.location, ": unknown method \"", spec.method, "\"", near.empty() ? "" : text("; did you mean \"", near, "\"?"),
-              near.empty() ? text("; known: ", list.empty() ? "none (no method plugin was found; see --plugin-path)" : list) : "");
+    bad_input(spec.location, ": unknown method \"", spec.method, "\"",
+              near.empty() ? "" : text("; did you mean \"", near, "\"?"),
+              near.empty()
+                  ? text("; known: ", list.empty() ? "none (no method plugin was found; see --plugin-path)" : list)
+                  : "");
 }
 
 bool any_match(const std::vector<std::string>& globs, const std::string& name) {
@@ -76,7 +80,8 @@ public:
         return instance(std::move(options));
     }
     std::shared_ptr<const MethodInstance> instance(json options) {
-        const json full = validate_options({method_.table->options_schema.data, method_.table->options_schema.size}, options, method_.id, spec_.where);
+        const json full = validate_options({method_.table->options_schema.data, method_.table->options_schema.size},
+                                           options, method_.id, spec_.where);
         auto& made = instances_[full.dump()];
         if (!made) made = std::make_shared<MethodInstance>(method_, components_.host, full);
         return made;
@@ -89,12 +94,17 @@ public:
 
     void check_globs(const std::vector<std::string>& linears) const {
         const auto matches = [&](const std::string& glob) {
-            return std::any_of(linears.begin(), linears.end(), [&](const auto& name) { return glob_match(glob, name); });
+            return std::any_of(linears.begin(), linears.end(),
+                               [&](const auto& name) { return glob_match(glob, name); });
         };
         for (const auto& glob : spec_.include)
-            if (!matches(glob)) bad_input(spec_.location, ": include \"", glob, "\" matches no linear layer (kerf inspect lists their names)");
+            if (!matches(glob))
+                bad_input(spec_.location, ": include \"", glob,
+                          "\" matches no linear layer (kerf inspect lists their names)");
         for (const auto& [glob, values] : spec_.overrides)
-            if (!matches(glob)) bad_input(spec_.location, ": override \"", glob, "\" matches no linear layer (kerf inspect lists their names)");
+            if (!matches(glob))
+                bad_input(spec_.location, ": override \"", glob,
+                          "\" matches no linear layer (kerf inspect lists their names)");
     }
 
 private:
@@ -108,7 +118,8 @@ void check_target(const StageSpec& spec, const Graph& graph, const Op& op, const
     if (block < graph.blocks.size()) return;
     for (const auto& table : graph.prologue)
         if (table.kind == OpKind::embedding && table.weight == op.weight)
-            bad_input(spec.location, ": ", op.name, " shares its weight with the embedding (", op.weight, "); compressing one would change the other, leave it out of include");
+            bad_input(spec.location, ": ", op.name, " shares its weight with the embedding (", op.weight,
+                      "); compressing one would change the other, leave it out of include");
     if (stage.sequential == Sequential::none && stage.needs_gram)
         bad_input(spec.location, ": ", op.name, " cannot be calibrated with sequential = \"none\"; use \"group\"");
 }
@@ -117,24 +128,33 @@ void check_target(const StageSpec& spec, const Graph& graph, const Op& op, const
 
 MethodInstance::MethodInstance(const MethodComponent& method, const kerf_host* host, json options)
     : method_(method), options_(std::move(options)) {
-    check_call(text(method.id, ": create"), [&](kerf_error* error) { return method.table->create(host, as_values(options_), &self_, error); });
+    check_call(text(method.id, ": create"),
+               [&](kerf_error* error) { return method.table->create(host, as_values(options_), &self_, error); });
 }
 
 MethodInstance::~MethodInstance() {
     if (self_ && method_.table->destroy) method_.table->destroy(self_);
 }
 
-MethodInstance::Cost MethodInstance::cost(const std::string& linear, std::int64_t out, std::int64_t in, std::int64_t tokens) const {
+MethodInstance::Cost MethodInstance::cost(const std::string& linear, std::int64_t out, std::int64_t in,
+                                          std::int64_t tokens) const {
     kerf_linear_shape shape{sizeof(kerf_linear_shape), 0, out, in, tokens, {linear.data(), linear.size()}};
     kerf_cost raw{};
     raw.struct_size = sizeof(kerf_cost);
-    check_call(text(linear, ": ", method_.id), [&](kerf_error* error) { return method_.table->cost(self_, &shape, &raw, error); });
-    return {raw.scratch_bytes, raw.flops, raw.bits_per_weight, std::string(raw.layout.data ? raw.layout.data : "", raw.layout.size), raw.bits, raw.group_size};
+    check_call(text(linear, ": ", method_.id),
+               [&](kerf_error* error) { return method_.table->cost(self_, &shape, &raw, error); });
+    return {raw.scratch_bytes,
+            raw.flops,
+            raw.bits_per_weight,
+            std::string(raw.layout.data ? raw.layout.data : "", raw.layout.size),
+            raw.bits,
+            raw.group_size};
 }
 
 void MethodInstance::compress(kerf_job* job, kerf_layer* layer) const {
     const kerf_text name = host_table()->name(layer);
-    check_call(text(std::string_view(name.data, name.size), ": ", method_.id), [&](kerf_error* error) { return method_.table->compress(self_, job, layer, error); });
+    check_call(text(std::string_view(name.data, name.size), ": ", method_.id),
+               [&](kerf_error* error) { return method_.table->compress(self_, job, layer, error); });
 }
 
 std::vector<const Target*> Stage::in_block(std::size_t block) const {
@@ -167,7 +187,9 @@ Stage resolve_stage(const Recipe& recipe, std::size_t index, const Model& model,
     const Graph& graph = model.graph();
     if (stage.needs_gram) {
         const auto& source = spec.calibration ? spec.calibration : recipe.calibration;
-        if (!source) bad_input(spec.location, ": ", spec.method, " needs calibration text; add a [calibration] table with source and path");
+        if (!source)
+            bad_input(spec.location, ": ", spec.method,
+                      " needs calibration text; add a [calibration] table with source and path");
         std::unique_ptr<Tokenizer> tokenizer;
         if (source->source != "tokens") tokenizer = Tokenizer::open(model.folder());
         auto windows = std::make_shared<Windows>(calibration_windows(*source, tokenizer.get(), graph.vocabulary));
@@ -189,7 +211,8 @@ Stage resolve_stage(const Recipe& recipe, std::size_t index, const Model& model,
         }
     }
     picker.check_globs(names);
-    if (stage.targets.empty()) bad_input(spec.location, ": include and exclude leave no linear layer for ", spec.method);
+    if (stage.targets.empty())
+        bad_input(spec.location, ": include and exclude leave no linear layer for ", spec.method);
     return stage;
 }
 

@@ -54,10 +54,10 @@ struct Stage {
     std::string method_id;
     const MethodComponent* method = nullptr;
     Sequential sequential = Sequential::group;
-    std::vector<Target> targets;         ///< in the order of the graph
+    std::vector<Target> targets;             ///< in the order of the graph
     std::shared_ptr<const Windows> windows;  ///< null for a method that needs no calibration
     bool needs_gram = false;
-    nlohmann::json options;              ///< of linears without override
+    nlohmann::json options;  ///< of linears without override
     std::vector<const Target*> in_block(std::size_t block) const;
 };
 

@@ -23,7 +23,8 @@ namespace {
 [[noreturn]] void system_error(const char* doing, const std::filesystem::path& path) {
     const int reason = errno;
     if (reason == ENOSPC || reason == EDQUOT)
-        bad_environment(path.string(), ": the disk is full (", doing, "); free some space or choose another output folder");
+        bad_environment(path.string(), ": the disk is full (", doing,
+                        "); free some space or choose another output folder");
     bad_environment(path.string(), ": cannot ", doing, ": ", std::strerror(reason));
 }
 
@@ -141,7 +142,9 @@ std::string read_text(const std::filesystem::path& path, std::uint64_t limit) {
     if (std::filesystem::is_directory(path, status)) bad_input(path.string(), ": is a folder, a file was expected");
     const File file = File::open(path, File::Mode::read);
     const auto size = file.size();
-    if (size > limit) bad_input(path.string(), ": ", format_bytes(double(size)), ", more than the ", format_bytes(double(limit)), " that such a file may have");
+    if (size > limit)
+        bad_input(path.string(), ": ", format_bytes(double(size)), ", more than the ", format_bytes(double(limit)),
+                  " that such a file may have");
     std::string content(size, '\0');
     file.read_at(0, std::as_writable_bytes(std::span(content)));
     return content;
@@ -178,7 +181,9 @@ namespace {
 
 class Sha256 {
 public:
-    Sha256() : context_(EVP_MD_CTX_new(), &EVP_MD_CTX_free) { EVP_DigestInit_ex(context_.get(), EVP_sha256(), nullptr); }
+    Sha256() : context_(EVP_MD_CTX_new(), &EVP_MD_CTX_free) {
+        EVP_DigestInit_ex(context_.get(), EVP_sha256(), nullptr);
+    }
     void add(std::span<const std::byte> bytes) { EVP_DigestUpdate(context_.get(), bytes.data(), bytes.size()); }
     std::string hex() {
         std::array<unsigned char, 32> digest{};

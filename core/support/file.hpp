@@ -46,7 +46,8 @@ private:
     std::filesystem::path path_;
 };
 
-/// A file mapped read-only. `forget` hands the pages of a range back to the system, so that resident memory stays bounded.
+/// A file mapped read-only. `forget` hands the pages of a range back to the system, so that resident memory stays
+/// bounded.
 class MappedFile {
 public:
     static MappedFile open(const std::filesystem::path& path);
@@ -66,8 +67,8 @@ private:
 /// The whole file as text; Error(input) when it is missing or larger than `limit`.
 std::string read_text(const std::filesystem::path& path, std::uint64_t limit = 64u << 20);
 
-/// Writes a sibling temporary file, syncs it, renames it over `path`, syncs the folder: the old content or the new, never
-/// a part.
+/// Writes a sibling temporary file, syncs it, renames it over `path`, syncs the folder: the old content or the new,
+/// never a part.
 void write_atomically(const std::filesystem::path& path, std::string_view content);
 
 /// Renames a folder onto a place that is free or holds another folder; the two then change places in one step.

@@ -106,7 +106,8 @@ std::unique_ptr<Pool> pool;
 std::mutex pool_lock;
 
 std::unique_ptr<Pool> make_pool() {
-    // A forked child has none of the threads: it forgets the pool, which it could only wait for in vain, and makes its own.
+    // A forked child has none of the threads: it forgets the pool, which it could only wait for in vain, and makes its
+    // own.
     static const int handler = pthread_atfork(nullptr, nullptr, [] { (void)pool.release(); });
     (void)handler;
     return std::make_unique<Pool>(threads() - 1);

@@ -22,18 +22,18 @@ bool glob_match(std::string_view pattern, std::string_view name) {
 
 std::uint64_t parse_bytes(std::string_view written) {
     constexpr std::array<std::pair<std::string_view, double>, 13> units{{{"", 1.0},
-                                                                        {"b", 1.0},
-                                                                        {"kb", 1e3},
-                                                                        {"mb", 1e6},
-                                                                        {"gb", 1e9},
-                                                                        {"tb", 1e12},
-                                                                        {"kib", 1024.0},
-                                                                        {"mib", 1048576.0},
-                                                                        {"gib", 1073741824.0},
-                                                                        {"tib", 1099511627776.0},
-                                                                        {"k", 1024.0},
-                                                                        {"m", 1048576.0},
-                                                                        {"g", 1073741824.0}}};
+                                                                         {"b", 1.0},
+                                                                         {"kb", 1e3},
+                                                                         {"mb", 1e6},
+                                                                         {"gb", 1e9},
+                                                                         {"tb", 1e12},
+                                                                         {"kib", 1024.0},
+                                                                         {"mib", 1048576.0},
+                                                                         {"gib", 1073741824.0},
+                                                                         {"tib", 1099511627776.0},
+                                                                         {"k", 1024.0},
+                                                                         {"m", 1048576.0},
+                                                                         {"g", 1073741824.0}}};
     double number = 0;
     const auto [end, status] = std::from_chars(written.data(), written.data() + written.size(), number);
     std::string unit;
@@ -64,9 +64,11 @@ std::string format_seconds(double seconds) {
     else if (seconds < 60)
         std::snprintf(out.data(), out.size(), "%.1f s", seconds);
     else if (seconds < 3600)
-        std::snprintf(out.data(), out.size(), "%d min %02d s", static_cast<int>(seconds) / 60, static_cast<int>(seconds) % 60);
+        std::snprintf(out.data(), out.size(), "%d min %02d s", static_cast<int>(seconds) / 60,
+                      static_cast<int>(seconds) % 60);
     else
-        std::snprintf(out.data(), out.size(), "%d h %02d min", static_cast<int>(seconds / 3600), static_cast<int>(seconds / 60) % 60);
+        std::snprintf(out.data(), out.size(), "%d h %02d min", static_cast<int>(seconds / 3600),
+                      static_cast<int>(seconds / 60) % 60);
     return out.data();
 }
 

@@ -60,13 +60,14 @@ private:
 };
 
 struct Outcome {
-    int code = -1;    ///< exit status; 128 + signal when one ended it
+    int code = -1;  ///< exit status; 128 + signal when one ended it
     std::string out, err;
     std::uint64_t peak_bytes = 0;
 };
 
 /// Runs build/bin/kerf. `environment` is added to ours.
-inline Outcome kerf(const std::vector<std::string>& arguments, const std::map<std::string, std::string>& environment = {}) {
+inline Outcome kerf(const std::vector<std::string>& arguments,
+                    const std::map<std::string, std::string>& environment = {}) {
     char out_name[] = "/tmp/kerf-e2e-out-XXXXXX", err_name[] = "/tmp/kerf-e2e-err-XXXXXX";
     const int out = ::mkstemp(out_name), err = ::mkstemp(err_name);
     const pid_t child = ::fork();
@@ -106,7 +107,8 @@ class Noise {
 public:
     explicit Noise(std::uint64_t seed) : bits_(seed) {}
     float operator()() {
-        const double u = (double(bits_() >> 11) + 1) / 9007199254740993.0, v = double(bits_() >> 11) / 9007199254740992.0;
+        const double u = (double(bits_() >> 11) + 1) / 9007199254740993.0,
+                     v = double(bits_() >> 11) / 9007199254740992.0;
         return float(std::sqrt(-2 * std::log(u)) * std::cos(6.283185307179586 * v));
     }
     std::uint64_t below(std::uint64_t bound) { return bits_() % bound; }
@@ -116,10 +118,20 @@ private:
 };
 
 inline nlohmann::json tiny_config(const TinyShape& s) {
-    return {{"architectures", {"LlamaForCausalLM"}}, {"model_type", "llama"}, {"hidden_act", "silu"}, {"hidden_size", s.hidden},
-            {"intermediate_size", s.intermediate},   {"num_attention_heads", s.heads}, {"num_key_value_heads", s.kv_heads},
-            {"num_hidden_layers", s.layers},         {"vocab_size", s.vocabulary}, {"max_position_embeddings", 4096},
-            {"rms_norm_eps", 1e-5},                  {"rope_theta", 10000.0}, {"tie_word_embeddings", false}, {"torch_dtype", "float16"}};
+    return {{"architectures", {"LlamaForCausalLM"}},
+            {"model_type", "llama"},
+            {"hidden_act", "silu"},
+            {"hidden_size", s.hidden},
+            {"intermediate_size", s.intermediate},
+            {"num_attention_heads", s.heads},
+            {"num_key_value_heads", s.kv_heads},
+            {"num_hidden_layers", s.layers},
+            {"vocab_size", s.vocabulary},
+            {"max_position_embeddings", 4096},
+            {"rms_norm_eps", 1e-5},
+            {"rope_theta", 10000.0},
+            {"tie_word_embeddings", false},
+            {"torch_dtype", "float16"}};
 }
 
 inline std::vector<core::PlannedTensor> tiny_tensors(const TinyShape& s) {
@@ -130,10 +142,14 @@ inline std::vector<core::PlannedTensor> tiny_tensors(const TinyShape& s) {
     for (std::int64_t l = 0; l < s.layers; ++l) {
         const std::string p = "model.layers." + std::to_string(l) + ".";
         const std::vector<std::pair<std::string, std::vector<std::int64_t>>> parts{
-            {"input_layernorm.weight", {s.hidden}},          {"mlp.down_proj.weight", {s.hidden, s.intermediate}},
-            {"mlp.gate_proj.weight", {s.intermediate, s.hidden}}, {"mlp.up_proj.weight", {s.intermediate, s.hidden}},
-            {"post_attention_layernorm.weight", {s.hidden}}, {"self_attn.k_proj.weight", {kv, s.hidden}},
-            {"self_attn.o_proj.weight", {s.hidden, s.hidden}}, {"self_attn.q_proj.weight", {s.hidden, s.hidden}},
+            {"input_layernorm.weight", {s.hidden}},
+            {"mlp.down_proj.weight", {s.hidden, s.intermediate}},
+            {"mlp.gate_proj.weight", {s.intermediate, s.hidden}},
+            {"mlp.up_proj.weight", {s.intermediate, s.hidden}},
+            {"post_attention_layernorm.weight", {s.hidden}},
+            {"self_attn.k_proj.weight", {kv, s.hidden}},
+            {"self_attn.o_proj.weight", {s.hidden, s.hidden}},
+            {"self_attn.q_proj.weight", {s.hidden, s.hidden}},
             {"self_attn.v_proj.weight", {kv, s.hidden}}};
         for (const auto& [name, shape] : parts) out.push_back({p + name, core::DType::f16, shape});
     }
@@ -159,10 +175,13 @@ inline void make_tiny_model(const fs::path& folder, const TinyShape& shape = {})
 }
 
 /// A safetensors file with int64 tensors "calib" and "eval" of random ids.
-inline void make_tokens(const fs::path& file, std::int64_t calibration_windows, std::int64_t length, std::int64_t vocabulary) {
+inline void make_tokens(const fs::path& file, std::int64_t calibration_windows, std::int64_t length,
+                        std::int64_t vocabulary) {
     const fs::path folder = file.parent_path() / (file.stem().string() + ".making");
     fs::create_directories(folder);
-    const core::ShardPlan plan({{"calib", core::DType::i64, {calibration_windows, length}}, {"eval", core::DType::i64, {2, length}}}, 1ull << 40, {});
+    const core::ShardPlan plan(
+        {{"calib", core::DType::i64, {calibration_windows, length}}, {"eval", core::DType::i64, {2, length}}},
+        1ull << 40, {});
     core::ShardWriter writer(plan, folder, false);
     Noise noise(11);
     for (const auto& tensor : plan.tensors()) {
@@ -174,13 +193,14 @@ inline void make_tokens(const fs::path& file, std::int64_t calibration_windows, 
     fs::remove_all(folder);
 }
 
-/// Names and contents of the files of a checkpoint that have to be the same whenever and however it was made. Times are in
-/// the reports alone.
+/// Names and contents of the files of a checkpoint that have to be the same whenever and however it was made. Times are
+/// in the reports alone.
 inline std::map<std::string, std::string> lasting_files(const fs::path& folder) {
     std::map<std::string, std::string> out;
     for (const auto& entry : fs::recursive_directory_iterator(folder)) {
         const std::string name = fs::relative(entry.path(), folder).string();
-        if (entry.is_regular_file() && name != "report.json" && name != "report.html" && name != "metrics.jsonl") out[name] = slurp(entry.path());
+        if (entry.is_regular_file() && name != "report.json" && name != "report.html" && name != "metrics.jsonl")
+            out[name] = slurp(entry.path());
     }
     return out;
 }

@@ -27,7 +27,8 @@ void edit_file(const fs::path& file, const std::function<void(std::string&)>& ed
     spill(file, content);
 }
 /// A file whose header is `header` and whose data is `bytes` zero bytes.
-void write_safetensors(const fs::path& file, const std::string& header, std::uint64_t bytes, std::uint64_t claimed = 0) {
+void write_safetensors(const fs::path& file, const std::string& header, std::uint64_t bytes,
+                       std::uint64_t claimed = 0) {
     const std::uint64_t size = claimed ? claimed : header.size();
     std::string content(8, '\0');
     std::memcpy(content.data(), &size, 8);
@@ -41,7 +42,9 @@ struct Case {
     const char* says;                                   ///< must be in the one sentence
 };
 
-std::string with(const std::string& from, const std::string& to) { return replaced(good_recipe, from, to); }
+std::string with(const std::string& from, const std::string& to) {
+    return replaced(good_recipe, from, to);
+}
 
 const std::vector<Case> cases{
     {"UnknownMethod", [](const Folder&) { return with("\"gptq\"", "\"gptk\""); }, "did you mean \"gptq\""},
@@ -49,7 +52,8 @@ const std::vector<Case> cases{
     {"WrongType", [](const Folder&) { return with("bits = 4", "bits = \"four\""); }, "bits"},
     {"OutOfRange", [](const Folder&) { return with("bits = 4", "bits = 99"); }, "recipe.toml:11:"},
     {"MissingModel", [](const Folder&) { return with("path = \"model\"", "path = \"nowhere\""); }, "nowhere"},
-    {"MissingTokens", [](const Folder&) { return with("tokens.safetensors", "nothing.safetensors"); }, "nothing.safetensors"},
+    {"MissingTokens", [](const Folder&) { return with("tokens.safetensors", "nothing.safetensors"); },
+     "nothing.safetensors"},
     {"BrokenToml", [](const Folder&) { return with("bits = 4", "bits = = 4"); }, "recipe.toml:11:"},
     {"UnknownArchitecture",
      [](const Folder& f) {
@@ -71,21 +75,25 @@ const std::vector<Case> cases{
      "model.safetensors"},
     {"OverlappingTensors",
      [](const Folder& f) {
-         write_safetensors(f / "model/model.safetensors",
-                           R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"b":{"dtype":"F32","shape":[2],"data_offsets":[4,12]}})", 12);
+         write_safetensors(
+             f / "model/model.safetensors",
+             R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"b":{"dtype":"F32","shape":[2],"data_offsets":[4,12]}})",
+             12);
          return good_recipe;
      },
      "model.safetensors"},
     {"MissingShard",
      [](const Folder& f) {
          fs::remove(f / "model/model.safetensors");
-         spill(f / "model/model.safetensors.index.json", R"({"weight_map":{"model.norm.weight":"model-00001-of-00002.safetensors"}})");
+         spill(f / "model/model.safetensors.index.json",
+               R"({"weight_map":{"model.norm.weight":"model-00001-of-00002.safetensors"}})");
          return good_recipe;
      },
      "model-00001-of-00002.safetensors"},
     {"WrongShape",
      [](const Folder& f) {
-         edit_file(f / "model/config.json", [](std::string& s) { s = replaced(s, "\"intermediate_size\": 96", "\"intermediate_size\": 128"); });
+         edit_file(f / "model/config.json",
+                   [](std::string& s) { s = replaced(s, "\"intermediate_size\": 96", "\"intermediate_size\": 128"); });
          return good_recipe;
      },
      "mlp."},
@@ -106,14 +114,18 @@ const std::vector<Case> cases{
      [](const Folder& f) {
          fs::copy(fs::path(KERF_TEST_DATA) / "models/llama-tiny/tokenizer.model", f / "model/tokenizer.model");
          spill(f / "empty.txt", "");
-         return replaced(with("source = \"tokens\"\npath = \"tokens.safetensors\"\ntensor = \"calib\"", "source = \"text\"\npath = \"empty.txt\""), "length = 0", "length = 64");
+         return replaced(with("source = \"tokens\"\npath = \"tokens.safetensors\"\ntensor = \"calib\"",
+                              "source = \"text\"\npath = \"empty.txt\""),
+                         "length = 0", "length = 64");
      },
      "empty.txt"},
     {"ShortText",
      [](const Folder& f) {
          fs::copy(fs::path(KERF_TEST_DATA) / "models/llama-tiny/tokenizer.model", f / "model/tokenizer.model");
          spill(f / "short.txt", "Too short.");
-         return replaced(with("source = \"tokens\"\npath = \"tokens.safetensors\"\ntensor = \"calib\"", "source = \"text\"\npath = \"short.txt\""), "length = 0", "length = 64");
+         return replaced(with("source = \"tokens\"\npath = \"tokens.safetensors\"\ntensor = \"calib\"",
+                              "source = \"text\"\npath = \"short.txt\""),
+                         "length = 0", "length = 64");
      },
      "short.txt"},
     {"OutputThere",
@@ -122,8 +134,10 @@ const std::vector<Case> cases{
          return good_recipe;
      },
      "overwrite"},
-    {"IncludeMatchesNothing", [](const Folder&) { return with("group_size = 32", "include = [\"nothing.*\"]"); }, "matches no linear"},
-    {"MemoryTooSmall", [](const Folder&) { return with("path = \"model\"", "path = \"model\"\nmemory = \"1MiB\""); }, "needs at least"},
+    {"IncludeMatchesNothing", [](const Folder&) { return with("group_size = 32", "include = [\"nothing.*\"]"); },
+     "matches no linear"},
+    {"MemoryTooSmall", [](const Folder&) { return with("path = \"model\"", "path = \"model\"\nmemory = \"1MiB\""); },
+     "needs at least"},
 };
 
 class BadInput : public testing::TestWithParam<Case> {};
@@ -148,7 +162,8 @@ TEST_P(BadInput, IsOneSentenceExitTwoAndNothingLeft) {
     EXPECT_FALSE(fs::exists(folder / "out.partial"));
 }
 
-INSTANTIATE_TEST_SUITE_P(Table, BadInput, testing::ValuesIn(cases), [](const auto& info) { return std::string(info.param.name); });
+INSTANTIATE_TEST_SUITE_P(Table, BadInput, testing::ValuesIn(cases),
+                         [](const auto& info) { return std::string(info.param.name); });
 
 TEST(BadEnvironment, FullDiskIsOneSentenceAndNothingLeft) {
     const Folder folder;
@@ -158,7 +173,8 @@ TEST(BadEnvironment, FullDiskIsOneSentenceAndNothingLeft) {
     fs::create_directories(folder / "small");
     if (std::system(("mount -t tmpfs -o size=64k tmpfs " + (folder / "small").string() + " 2>/dev/null").c_str()) != 0)
         GTEST_SKIP() << "mounting a small tmpfs needs root";
-    const Outcome outcome = kerf({"run", (folder / "recipe.toml").string(), "--output", (folder / "small/out").string()});
+    const Outcome outcome =
+        kerf({"run", (folder / "recipe.toml").string(), "--output", (folder / "small/out").string()});
     const bool left = fs::exists(folder / "small/out") || fs::exists(folder / "small/out.partial");
     EXPECT_EQ(std::system(("umount " + (folder / "small").string()).c_str()), 0);
     expect_one_sentence(outcome, "the disk ");
@@ -172,7 +188,8 @@ TEST(BadEnvironment, NoPermissionIsOneSentence) {
         make_tiny_model(folder / "model");
         make_tokens(folder / "tokens.safetensors", 4, 64, 128);
         spill(folder / "recipe.toml", good_recipe);
-        expect_one_sentence(kerf({"run", (folder / "recipe.toml").string(), "--output", "/proc/kerf-out"}), "/proc/kerf-out");
+        expect_one_sentence(kerf({"run", (folder / "recipe.toml").string(), "--output", "/proc/kerf-out"}),
+                            "/proc/kerf-out");
         return;
     }
     const Folder folder;
@@ -181,7 +198,8 @@ TEST(BadEnvironment, NoPermissionIsOneSentence) {
     spill(folder / "recipe.toml", good_recipe);
     fs::create_directories(folder / "closed");
     fs::permissions(folder / "closed", fs::perms::owner_read | fs::perms::owner_exec);
-    expect_one_sentence(kerf({"run", (folder / "recipe.toml").string(), "--output", (folder / "closed/out").string()}), "closed");
+    expect_one_sentence(kerf({"run", (folder / "recipe.toml").string(), "--output", (folder / "closed/out").string()}),
+                        "closed");
 }
 
 /// A folder with one plugin more than this build's own.

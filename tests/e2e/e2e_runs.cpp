@@ -8,16 +8,21 @@ namespace kerf::e2e {
 namespace {
 
 std::string recipe_text(const std::string& stages, const std::string& output, const std::string& format = "hf") {
-    return core::text("[model]\npath = \"model\"\n[calibration]\nsource = \"tokens\"\npath = \"tokens.safetensors\"\ntensor = \"calib\"\nsamples = 0\nlength = 0\n",
-                      stages, "[evaluation]\nbefore = true\nperplexity = [{ name = \"eval\", source = \"tokens\", path = \"tokens.safetensors\", tensor = \"eval\", samples = 0, length = 0 }]\n",
-                      "[output]\npath = \"", output, "\"\nformat = \"", format, "\"\n");
+    return core::text(
+        "[model]\npath = \"model\"\n[calibration]\nsource = \"tokens\"\npath = \"tokens.safetensors\"\ntensor = "
+        "\"calib\"\nsamples = 0\nlength = 0\n",
+        stages,
+        "[evaluation]\nbefore = true\nperplexity = [{ name = \"eval\", source = \"tokens\", path = "
+        "\"tokens.safetensors\", tensor = \"eval\", samples = 0, length = 0 }]\n",
+        "[output]\npath = \"", output, "\"\nformat = \"", format, "\"\n");
 }
 const std::string gptq_stage = "[[stage]]\nmethod = \"gptq\"\nbits = 4\ngroup_size = 32\n";
 const std::string magnitude_stage = "[[stage]]\nmethod = \"magnitude\"\npattern = \"2:4\"\n";
 
 struct SmallRun {
     Folder folder;
-    SmallRun(const std::string& stages, const std::string& format, std::int64_t windows = 4, std::int64_t length = 64, const TinyShape& shape = {}) {
+    SmallRun(const std::string& stages, const std::string& format, std::int64_t windows = 4, std::int64_t length = 64,
+             const TinyShape& shape = {}) {
         make_tiny_model(folder / "model", shape);
         make_tokens(folder / "tokens.safetensors", windows, length, shape.vocabulary);
         spill(folder / "recipe.toml", recipe_text(stages, "out", format));
@@ -41,7 +46,8 @@ void survives_every_kill(const std::string& stages, const std::string& format) {
     const auto expected = lasting_files(small.output());
     for (long k = 1; k <= calls; ++k) {
         fs::remove_all(small.output());
-        ASSERT_EQ(small.run({}, {{"LD_PRELOAD", shim}, {"KERF_KILL_AT", std::to_string(k)}}).code, 128 + SIGKILL) << "at " << k;
+        ASSERT_EQ(small.run({}, {{"LD_PRELOAD", shim}, {"KERF_KILL_AT", std::to_string(k)}}).code, 128 + SIGKILL)
+            << "at " << k;
         const Outcome resumed = small.run({"--resume"});
         ASSERT_EQ(resumed.code, 0) << "killed at " << k << " of " << calls << ": " << resumed.err;
         ASSERT_EQ(lasting_files(small.output()), expected) << "killed at " << k << " of " << calls;
@@ -49,7 +55,9 @@ void survives_every_kill(const std::string& stages, const std::string& format) {
     }
 }
 
-TEST(Resume, GivesTheSameBytesAfterAKillAtAnyWriteOfAGptqRun) { survives_every_kill(gptq_stage, "gptq"); }
+TEST(Resume, GivesTheSameBytesAfterAKillAtAnyWriteOfAGptqRun) {
+    survives_every_kill(gptq_stage, "gptq");
+}
 
 TEST(Resume, GivesTheSameBytesAfterAKillInATwoStageRunWherePlacesAreSampled) {
     const SmallRun small(magnitude_stage + gptq_stage, "hf");
@@ -100,7 +108,8 @@ TEST(Sequential, ModesRunAndDiffer) {
         ASSERT_EQ(outcome.code, 0) << outcome.err;
         weights[mode] = slurp(small.output() / "model.safetensors");
     }
-    EXPECT_EQ(weights["linear"], weights["group"]) << "linears of one group read one input, whatever the other makes of it";
+    EXPECT_EQ(weights["linear"], weights["group"])
+        << "linears of one group read one input, whatever the other makes of it";
     EXPECT_NE(weights["group"], weights["block"]);
     EXPECT_NE(weights["block"], weights["none"]);
 }
@@ -111,7 +120,8 @@ TEST(Output, HasExactlyThePlannedSize) {
         const Outcome plan = kerf({"plan", (small.folder / "recipe.toml").string(), "--json"});
         ASSERT_EQ(plan.code, 0) << plan.err;
         ASSERT_EQ(small.run().code, 0);
-        EXPECT_EQ(nlohmann::json::parse(plan.out)["output_bytes"].get<std::uint64_t>(), fs::file_size(small.output() / "model.safetensors"));
+        EXPECT_EQ(nlohmann::json::parse(plan.out)["output_bytes"].get<std::uint64_t>(),
+                  fs::file_size(small.output() / "model.safetensors"));
     }
 }
 
@@ -124,7 +134,10 @@ TEST(Output, OfTwoToFourSparsityStaysExactThroughNothingElse) {
     const auto& tensor = *file->find("model.layers.1.mlp.up_proj.weight");
     std::vector<float> values(std::size_t(tensor.elements()));
     core::to_float32(tensor, values);
-    for (std::size_t i = 0; i < values.size(); i += 4) ASSERT_LE(std::count_if(values.begin() + std::ptrdiff_t(i), values.begin() + std::ptrdiff_t(i) + 4, [](float v) { return v != 0; }), 2);
+    for (std::size_t i = 0; i < values.size(); i += 4)
+        ASSERT_LE(std::count_if(values.begin() + std::ptrdiff_t(i), values.begin() + std::ptrdiff_t(i) + 4,
+                                [](float v) { return v != 0; }),
+                  2);
 }
 
 TEST(Output, OfAnEmptyRecipeIsTheInput) {
@@ -135,7 +148,8 @@ TEST(Output, OfAnEmptyRecipeIsTheInput) {
     ASSERT_EQ(before->tensors().size(), after->tensors().size());
     for (const auto& tensor : before->tensors()) {
         const auto& copy = *after->find(tensor.name);
-        EXPECT_TRUE(std::equal(tensor.bytes.begin(), tensor.bytes.end(), copy.bytes.begin(), copy.bytes.end())) << tensor.name;
+        EXPECT_TRUE(std::equal(tensor.bytes.begin(), tensor.bytes.end(), copy.bytes.begin(), copy.bytes.end()))
+            << tensor.name;
     }
 }
 
@@ -144,9 +158,11 @@ TEST(Output, PackedAndDequantisedEvaluateAlike) {
     ASSERT_EQ(packed.run().code, 0);
     ASSERT_EQ(dense.run({"--set", "output.dtype=\"float32\""}).code, 0);
     const auto value = [](const SmallRun& small) {
-        return nlohmann::json::parse(slurp(small.output() / "report.json"))["after"]["perplexity"]["eval"]["value"].get<double>();
+        return nlohmann::json::parse(slurp(small.output() / "report.json"))["after"]["perplexity"]["eval"]["value"]
+            .get<double>();
     };
-    // The packed weight is decoded to the very float32 values that the dense output holds; norms and embeddings are float16 in one.
+    // The packed weight is decoded to the very float32 values that the dense output holds; norms and embeddings are
+    // float16 in one.
     EXPECT_NEAR(value(packed), value(dense), 1e-4 * value(dense));
 }
 
@@ -155,7 +171,8 @@ const TinyShape wide{.layers = 3, .hidden = 512, .intermediate = 1024, .heads = 
 
 TEST(Memory, StaysFlatWhenCalibrationGrowsSixteenfold) {
     const SmallRun few(gptq_stage, "hf", 16, 128, wide), many(gptq_stage, "hf", 256, 128, wide);
-    const Outcome small = few.run({"--threads", "2", "--set", "evaluation.perplexity=[]"}), large = many.run({"--threads", "2", "--set", "evaluation.perplexity=[]"});
+    const Outcome small = few.run({"--threads", "2", "--set", "evaluation.perplexity=[]"}),
+                  large = many.run({"--threads", "2", "--set", "evaluation.perplexity=[]"});
     ASSERT_EQ(small.code, 0) << small.err;
     ASSERT_EQ(large.code, 0) << large.err;
     EXPECT_LE(double(large.peak_bytes), 1.02 * double(small.peak_bytes));

@@ -3,10 +3,10 @@
 
 #include <gtest/gtest.h>
 
+#include <unistd.h>
 #include <filesystem>
 #include <nlohmann/json.hpp>
 #include <string>
-#include <unistd.h>
 
 #include "core/exec/program.hpp"
 #include "core/pipeline/model.hpp"
@@ -18,7 +18,9 @@
 
 namespace kerf::core {
 
-inline std::filesystem::path test_data(const std::string& name) { return std::filesystem::path(KERF_TEST_DATA) / name; }
+inline std::filesystem::path test_data(const std::string& name) {
+    return std::filesystem::path(KERF_TEST_DATA) / name;
+}
 
 /// The plugins of this build.
 inline const Components& components() {
@@ -62,7 +64,8 @@ inline Windows token_windows(const std::filesystem::path& file, const std::strin
 }
 
 /// A recipe with one stage over the golden token windows of a tiny model.
-inline Recipe golden_recipe(const std::string& model, const std::filesystem::path& output, const std::string& method, const nlohmann::json& options) {
+inline Recipe golden_recipe(const std::string& model, const std::filesystem::path& output, const std::string& method,
+                            const nlohmann::json& options) {
     Recipe recipe;
     recipe.file = "golden.toml";
     recipe.text = options.dump();
@@ -88,6 +91,8 @@ inline Recipe golden_recipe(const std::string& model, const std::filesystem::pat
     return recipe;
 }
 
-inline double perplexity_after(const nlohmann::json& report) { return report["after"]["perplexity"]["eval"]["value"].get<double>(); }
+inline double perplexity_after(const nlohmann::json& report) {
+    return report["after"]["perplexity"]["eval"]["value"].get<double>();
+}
 
 }  // namespace kerf::core

@@ -11,7 +11,9 @@ struct GoldenRun {
     nlohmann::json settings;
     double perplexity, dense;
 
-    friend std::ostream& operator<<(std::ostream& out, const GoldenRun& run) { return out << run.model << " " << run.settings.dump(); }
+    friend std::ostream& operator<<(std::ostream& out, const GoldenRun& run) {
+        return out << run.model << " " << run.settings.dump();
+    }
 };
 
 std::vector<GoldenRun> golden_runs() {
@@ -19,13 +21,15 @@ std::vector<GoldenRun> golden_runs() {
     const auto golden = read_json(test_data("golden/gptq.json"));
     for (const std::string model : {"llama-tiny", "opt-tiny"})
         for (const auto& run : golden["models"][model]["runs"])
-            out.push_back({model, run["settings"], run["ppl"].get<double>(), golden["models"][model]["dense_ppl"].get<double>()});
+            out.push_back(
+                {model, run["settings"], run["ppl"].get<double>(), golden["models"][model]["dense_ppl"].get<double>()});
     return out;
 }
 
 std::string name_of(const GoldenRun& run) {
     std::string name = run.model;
-    for (const auto& [key, value] : run.settings.items()) name += "_" + key + (value.is_boolean() ? "" : value.is_string() ? value.get<std::string>() : value.dump());
+    for (const auto& [key, value] : run.settings.items())
+        name += "_" + key + (value.is_boolean() ? "" : value.is_string() ? value.get<std::string>() : value.dump());
     std::erase_if(name, [](char c) { return c == '.'; });
     for (char& c : name)
         if (!std::isalnum(static_cast<unsigned char>(c))) c = '_';
@@ -35,9 +39,15 @@ std::string name_of(const GoldenRun& run) {
 /// The reference's settings in our options' names.
 nlohmann::json options_of(const nlohmann::json& settings) {
     nlohmann::json options;
-    const std::map<std::string, std::string> names{{"wbits", "bits"}, {"groupsize", "group_size"}, {"percdamp", "damp"}, {"blocksize", "block_size"},
-                                                   {"sym", "sym"},    {"act_order", "act_order"},  {"static_groups", "static_groups"},
-                                                   {"mse", "mse"},    {"trits", "trits"}};
+    const std::map<std::string, std::string> names{{"wbits", "bits"},
+                                                   {"groupsize", "group_size"},
+                                                   {"percdamp", "damp"},
+                                                   {"blocksize", "block_size"},
+                                                   {"sym", "sym"},
+                                                   {"act_order", "act_order"},
+                                                   {"static_groups", "static_groups"},
+                                                   {"mse", "mse"},
+                                                   {"trits", "trits"}};
     for (const auto& [key, value] : settings.items())
         if (const auto name = names.find(key); name != names.end()) options[name->second] = value;
     if (!settings.contains("groupsize")) options["group_size"] = -1;
@@ -45,10 +55,13 @@ nlohmann::json options_of(const nlohmann::json& settings) {
     return options;
 }
 
-double tolerance(int bits) { return bits >= 4 ? 0.003 : bits == 3 ? 0.006 : 0.015; }
+double tolerance(int bits) {
+    return bits >= 4 ? 0.003 : bits == 3 ? 0.006 : 0.015;
+}
 
 /// A copy of the golden windows in another order or number: "a,b" = windows a..b-1, or "reversed".
-std::filesystem::path chosen_windows(const Recipe& recipe, const std::string& choice, const std::filesystem::path& folder) {
+std::filesystem::path chosen_windows(const Recipe& recipe, const std::string& choice,
+                                     const std::filesystem::path& folder) {
     const Windows all = token_windows(recipe.calibration->path, "calib");
     std::vector<std::int64_t> order;
     if (choice == "reversed") {
@@ -76,28 +89,33 @@ TEST_P(Golden, PerplexityIsTheReferencesInItsOwnMode) {
     Recipe recipe = golden_recipe(model, scratch.path() / "out", method, options);
     const bool truly_sequential = settings.value("true_sequential", false);
     recipe.stages[0].sequential = truly_sequential ? Sequential::group : Sequential::block;
-    if (settings.contains("calib")) recipe.calibration->path = chosen_windows(recipe, settings["calib"], scratch.path());
+    if (settings.contains("calib"))
+        recipe.calibration->path = chosen_windows(recipe, settings["calib"], scratch.path());
     const double ours = perplexity_after(run_recipe(recipe, components(), false, {}));
     EXPECT_NEAR(ours, expected, tolerance(settings["wbits"].get<int>()) * expected);
     RecordProperty("ours", std::to_string(ours));
     RecordProperty("reference", std::to_string(expected));
 }
 
-INSTANTIATE_TEST_SUITE_P(Gptq, Golden, testing::ValuesIn(golden_runs()), [](const auto& info) { return name_of(info.param); });
+INSTANTIATE_TEST_SUITE_P(Gptq, Golden, testing::ValuesIn(golden_runs()),
+                         [](const auto& info) { return name_of(info.param); });
 
-/// Our defaults at the reference's bits: on the sum of both models, no perplexity is worse than the reference's by more than
-/// what two halves of the calibration set differ by, and on average they are better.
+/// Our defaults at the reference's bits: on the sum of both models, no perplexity is worse than the reference's by more
+/// than what two halves of the calibration set differ by, and on average they are better.
 TEST(GptqDefaults, AreNoWorseThanTheReferenceAtEqualBits) {
     double log_ratio = 0;
     int runs = 0;
     for (const auto& run : golden_runs()) {
         const auto& s = run.settings;
-        const bool plain = s["method"] == "gptq" && !s.contains("calib") && !s.contains("act_order") && !s.contains("mse") && !s.contains("trits") &&
-                           !s.contains("percdamp") && !s.contains("blocksize") && s["wbits"] != 8;
+        const bool plain = s["method"] == "gptq" && !s.contains("calib") && !s.contains("act_order") &&
+                           !s.contains("mse") && !s.contains("trits") && !s.contains("percdamp") &&
+                           !s.contains("blocksize") && s["wbits"] != 8;
         if (!plain) continue;
         const ScratchFolder scratch;
-        const nlohmann::json options{{"bits", s["wbits"]}, {"group_size", s.value("groupsize", -1)}, {"sym", s.value("sym", false)}};
-        const double ours = perplexity_after(run_recipe(golden_recipe(run.model, scratch.path() / "out", "gptq", options), components(), false, {}));
+        const nlohmann::json options{
+            {"bits", s["wbits"]}, {"group_size", s.value("groupsize", -1)}, {"sym", s.value("sym", false)}};
+        const double ours = perplexity_after(
+            run_recipe(golden_recipe(run.model, scratch.path() / "out", "gptq", options), components(), false, {}));
         EXPECT_LE(ours, run.perplexity * (1 + tolerance(s["wbits"].get<int>()))) << name_of(run);
         log_ratio += std::log(ours / run.perplexity);
         ++runs;

@@ -25,7 +25,8 @@ double largest(const std::vector<float>& values) {
 double distance(const std::vector<float>& a, const std::vector<float>& b) {
     EXPECT_EQ(a.size(), b.size());
     double out = 0;
-    for (std::size_t i = 0; i < std::min(a.size(), b.size()); ++i) out = std::max(out, std::abs(double(a[i]) - double(b[i])));
+    for (std::size_t i = 0; i < std::min(a.size(), b.size()); ++i)
+        out = std::max(out, std::abs(double(a[i]) - double(b[i])));
     return out;
 }
 
@@ -38,7 +39,9 @@ TEST_P(TinyModel, GivesTheLogitsAndHiddenStatesOfTransformers) {
     const ScratchFolder scratch;
     for (std::size_t block = 0; block <= model.graph().blocks.size(); ++block) {
         const auto expected = golden_values(*golden, "hidden." + std::to_string(block));
-        EXPECT_LE(distance(hidden_states(model, windows, block, DType::f32, scratch.path()), expected), 1e-4 * largest(expected)) << "block " << block;
+        EXPECT_LE(distance(hidden_states(model, windows, block, DType::f32, scratch.path()), expected),
+                  1e-4 * largest(expected))
+            << "block " << block;
     }
     const auto expected = golden_values(*golden, "logits");
     EXPECT_LE(distance(logits(model, windows, DType::f32, scratch.path()), expected), 1e-4 * largest(expected));
@@ -59,7 +62,8 @@ TEST_P(TinyModel, HasTheDensePerplexityOfTheReference) {
 TEST_P(TinyModel, AgreesWithItselfWhollyAndWithBfloat16Nearly) {
     const Model model = Model::open(test_data("models/" + std::string(GetParam())), components());
     const ScratchFolder scratch;
-    const Windows windows = token_windows(test_data("golden/tokens-" + std::string(GetParam()) + ".safetensors"), "eval", 4);
+    const Windows windows =
+        token_windows(test_data("golden/tokens-" + std::string(GetParam()) + ".safetensors"), "eval", 4);
     const Evaluated same = evaluate(model, &model, windows, DType::f32, scratch.path(), {});
     EXPECT_NEAR(same.agreement.kl, 0, 1e-9);
     EXPECT_EQ(same.agreement.top1, 1);

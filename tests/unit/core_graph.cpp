@@ -52,7 +52,8 @@ TEST(Graph, ListsEachTensorOnceAlsoWhenTied) {
     const auto tensors = expected_tensors(parse_graph(small_model(), "tiny adapter"));
     std::vector<std::string> names;
     for (const auto& tensor : tensors) names.push_back(tensor.name);
-    EXPECT_EQ(names, (std::vector<std::string>{"embed.weight", "layers.0.norm.weight", "layers.0.q.weight", "layers.0.kv.weight", "layers.0.kv.bias"}));
+    EXPECT_EQ(names, (std::vector<std::string>{"embed.weight", "layers.0.norm.weight", "layers.0.q.weight",
+                                               "layers.0.kv.weight", "layers.0.kv.bias"}));
 }
 
 TEST(Graph, NamesTheOpThatIsWrong) {
@@ -92,7 +93,8 @@ TEST(Graph, NamesTheOpThatIsWrong) {
 TEST(Graph, SurvivesAnyOneValueReplacedByAnyOther) {
     const json model = small_model();
     const json flat = model.flatten();
-    const std::vector<json> strangers{nullptr, -1, 0, 1e300, "", "x", json::array(), json::object(), true, json::array({1, "a"})};
+    const std::vector<json> strangers{
+        nullptr, -1, 0, 1e300, "", "x", json::array(), json::object(), true, json::array({1, "a"})};
     for (const auto& [pointer, ignored] : flat.items()) {
         for (const auto& stranger : strangers) {
             json document = model;
