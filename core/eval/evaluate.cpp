@@ -239,6 +239,7 @@ void embed_all(const Model& model, const Units& units, DType compute, States& st
 
 void run_block(const Model& model, std::size_t block, const Units& units, DType compute, States& states,
                const Tick& tick) {
+    model.prefetch(block + 1);
     const auto& ops = model.graph().blocks[block].ops;
     const Program program(ops, model.source(), compute, units.length());
     parallel_for(units.count(), 1, [&](std::int64_t unit, std::int64_t) {

@@ -475,4 +475,14 @@ std::vector<ExpectedTensor> expected_tensors(const Graph& graph) {
     return out;
 }
 
+std::int64_t parameter_count(const std::vector<ExpectedTensor>& tensors) {
+    std::int64_t count = 0;
+    for (const auto& tensor : tensors) {
+        std::int64_t elements = 1;
+        for (const auto size : tensor.shape) elements *= size;
+        count += elements;
+    }
+    return count;
+}
+
 }  // namespace kerf::core

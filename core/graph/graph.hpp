@@ -78,6 +78,8 @@ nlohmann::json graph_json(const Graph& graph);
 /// Every tensor that the ops read, each once, in the order of the ops.
 std::vector<ExpectedTensor> expected_tensors(const std::vector<Op>& ops);
 std::vector<ExpectedTensor> expected_tensors(const Graph& graph);
+/// Elements of all of them.
+std::int64_t parameter_count(const std::vector<ExpectedTensor>& tensors);
 
 std::string_view op_name(OpKind kind);
 

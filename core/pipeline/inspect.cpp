@@ -23,16 +23,6 @@ json linears_of(const Model& model, const std::vector<Op>& ops) {
     return out;
 }
 
-std::int64_t parameters_of(const std::vector<Op>& ops) {
-    std::int64_t count = 0;
-    for (const auto& tensor : expected_tensors(ops)) {
-        std::int64_t elements = 1;
-        for (const auto size : tensor.shape) elements *= size;
-        count += elements;
-    }
-    return count;
-}
-
 double flops_of(const std::vector<Op>& ops, std::int64_t length) {
     double sum = 0;
     for (const auto& op : ops) sum += op_flops(op, 1, length);
@@ -51,7 +41,7 @@ json inspect_model(const std::filesystem::path& folder, const Components& compon
     for (const auto& block : graph.blocks) {
         flops += flops_of(block.ops, one_token);
         blocks.push_back({{"name", block.name},
-                          {"parameters", parameters_of(block.ops)},
+                          {"parameters", parameter_count(expected_tensors(block.ops))},
                           {"flops_per_token", flops_of(block.ops, one_token)},
                           {"linears", linears_of(model, block.ops)}});
     }

@@ -95,6 +95,12 @@ void Model::check_weights() const {
     }
 }
 
+void Model::prefetch(std::size_t block) const {
+    if (block >= graph_.blocks.size()) return;
+    for (const auto& expected : expected_tensors(graph_.blocks[block].ops))
+        checkpoint_->prefetch(stored_name(expected.name));
+}
+
 WeightSource Model::source() const {
     return {.whole = [this](const std::string& name) { return checkpoint_->read(stored_name(name)); },
             .row =
@@ -112,13 +118,7 @@ WeightSource Model::source() const {
 }
 
 std::int64_t Model::parameters() const {
-    std::int64_t count = 0;
-    for (const auto& expected : expected_tensors(graph_)) {
-        std::int64_t elements = 1;
-        for (const auto size : expected.shape) elements *= size;
-        count += elements;
-    }
-    return count;
+    return parameter_count(expected_tensors(graph_));
 }
 
 void Model::check_length(std::int64_t length, const std::string& what) const {

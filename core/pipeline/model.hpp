@@ -37,6 +37,8 @@ public:
     std::string stored_name(const std::string& name) const;
     const StoredTensor& tensor(const std::string& name) const { return checkpoint_->at(stored_name(name)); }
     std::int64_t parameters() const;
+    /// Has the system read a block's weights while something else runs; nothing happens past the last block.
+    void prefetch(std::size_t block) const;
 
     /// Refuses windows that the model cannot take: longer than its positions.
     void check_length(std::int64_t length, const std::string& what) const;

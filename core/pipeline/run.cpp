@@ -318,6 +318,7 @@ void Run::run_blocks(std::size_t index, const Model& input, const OutputLayout& 
         const bool epilogue = block == blocks;
         if (epilogue && (!stage || stage->in_block(block).empty())) break;
         meter_.check_cancelled();
+        input.prefetch(block + 1);
         if (journal_->find("block", std::int64_t(index), std::int64_t(block))) {
             // Finished by an earlier run: its output is computed again from the weights on disk (from the dense ones
             // where that is what later blocks are to see).

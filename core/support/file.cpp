@@ -129,11 +129,23 @@ MappedFile::~MappedFile() {
     if (data_) ::munmap(const_cast<std::byte*>(data_), size_);
 }
 
-void MappedFile::forget(std::span<const std::byte> range) const noexcept {
+namespace {
+
+void advise(std::span<const std::byte> range, int advice) noexcept {
     const auto page = static_cast<std::uintptr_t>(::sysconf(_SC_PAGESIZE));
     const auto first = reinterpret_cast<std::uintptr_t>(range.data()) / page * page;
     const auto last = reinterpret_cast<std::uintptr_t>(range.data()) + range.size();
-    if (last > first) ::madvise(reinterpret_cast<void*>(first), last - first, MADV_DONTNEED);
+    if (last > first) ::madvise(reinterpret_cast<void*>(first), last - first, advice);
+}
+
+}  // namespace
+
+void MappedFile::forget(std::span<const std::byte> range) const noexcept {
+    advise(range, MADV_DONTNEED);
+}
+
+void MappedFile::prefetch(std::span<const std::byte> range) const noexcept {
+    advise(range, MADV_WILLNEED);
 }
 
 std::string read_text(const std::filesystem::path& path, std::uint64_t limit) {

@@ -58,6 +58,8 @@ public:
     ~MappedFile();
     std::span<const std::byte> bytes() const noexcept { return {data_, size_}; }
     void forget(std::span<const std::byte> range) const noexcept;
+    /// Asks the system to read a range before it is needed; returns at once.
+    void prefetch(std::span<const std::byte> range) const noexcept;
 
 private:
     const std::byte* data_ = nullptr;

@@ -292,13 +292,20 @@ void Checkpoint::decode(const Packed& packed, std::span<float> out) {
 }
 
 void Checkpoint::forget(std::string_view name) const {
-    const Place& found = place(name);
-    if (!found.packed) return found.file->forget(*found.tensor);
+    for_each_part(place(name), [](const TensorFile& file, const StoredTensor& tensor) { file.forget(tensor); });
+}
+
+void Checkpoint::prefetch(std::string_view name) const {
+    for_each_part(place(name), [](const TensorFile& file, const StoredTensor& tensor) { file.prefetch(tensor); });
+}
+
+void Checkpoint::for_each_part(const Place& found, void (*visit)(const TensorFile&, const StoredTensor&)) const {
+    if (!found.packed) return visit(*found.file, *found.tensor);
     // The parts may lie in several shards; each file leaves alone what is not of its own mapping.
     for (const StoredTensor* part :
          {found.packed->qweight, found.packed->qzeros, found.packed->scales, found.packed->g_idx})
         for (const auto& [path, file] : files_)
-            if (part) file->forget(*part);
+            if (part) visit(*file, *part);
 }
 
 }  // namespace kerf::core

@@ -38,6 +38,8 @@ public:
     std::vector<float> read(std::string_view name) const;
     void read_into(std::string_view name, std::span<float> out) const;
     void forget(std::string_view name) const;
+    /// Asks the system to read a tensor before it is needed; returns at once.
+    void prefetch(std::string_view name) const;
 
 private:
     /// A weight that several stored tensors stand for.
@@ -55,6 +57,7 @@ private:
     struct GptqSettings;
 
     const Place& place(std::string_view name) const;
+    void for_each_part(const Place& found, void (*visit)(const TensorFile&, const StoredTensor&)) const;
     void add_file(const std::string& file);
     void open_index(const std::string& index);
     void show_packed(const GptqSettings& settings);

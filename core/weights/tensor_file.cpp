@@ -30,13 +30,20 @@ const StoredTensor* TensorFile::find(std::string_view name) const {
     return at != tensors_.end() && at->name == name ? &*at : nullptr;
 }
 
-void TensorFile::forget(const StoredTensor& tensor) const noexcept {
-    // Dropping the pages of memory that no file backs would clear it.
+bool TensorFile::is_mapped(const StoredTensor& tensor) const noexcept {
     const auto file = mapped_.bytes();
     const std::less_equal<const std::byte*> before;
-    if (!tensor.bytes.empty() && before(file.data(), tensor.bytes.data()) &&
-        before(tensor.bytes.data() + tensor.bytes.size(), file.data() + file.size()))
-        mapped_.forget(tensor.bytes);
+    return !tensor.bytes.empty() && before(file.data(), tensor.bytes.data()) &&
+           before(tensor.bytes.data() + tensor.bytes.size(), file.data() + file.size());
+}
+
+void TensorFile::forget(const StoredTensor& tensor) const noexcept {
+    // Dropping the pages of memory that no file backs would clear it.
+    if (is_mapped(tensor)) mapped_.forget(tensor.bytes);
+}
+
+void TensorFile::prefetch(const StoredTensor& tensor) const noexcept {
+    if (is_mapped(tensor)) mapped_.prefetch(tensor.bytes);
 }
 
 void TensorFile::index_tensors() {

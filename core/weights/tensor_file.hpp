@@ -22,8 +22,11 @@ public:
     const std::map<std::string, std::string>& metadata() const noexcept { return metadata_; }
     /// Hands a tensor's pages back to the system; nothing happens to a tensor that lies outside the mapping.
     void forget(const StoredTensor& tensor) const noexcept;
+    /// Asks the system to read a tensor before it is needed; returns at once.
+    void prefetch(const StoredTensor& tensor) const noexcept;
 
 protected:
+    bool is_mapped(const StoredTensor& tensor) const noexcept;
     TensorFile() = default;
     /// Maps a regular file; Error(input) when there is none.
     explicit TensorFile(const std::filesystem::path& path);
