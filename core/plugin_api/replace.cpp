@@ -89,13 +89,15 @@ private:
     const kerf_replacement& given_;
 };
 
+/// columns: of a matrix; 0 for a vector.
 template <class T, class Fits>
 void check_all(const Parts& parts, const char* name, const std::vector<T>& values, std::int64_t columns,
                const Fits& fits, const std::string& rule) {
     for (std::size_t i = 0; i < values.size(); ++i) {
         if (fits(values[i])) continue;
         const auto at = static_cast<std::int64_t>(i);
-        parts.fail(name, "[", at / columns, ", ", at % columns, "] = ", +values[i], ", ", rule);
+        const auto place = columns > 0 ? text(at / columns, ", ", at % columns) : text(at);
+        parts.fail(name, "[", place, "] = ", +values[i], ", ", rule);
     }
 }
 
@@ -133,7 +135,7 @@ Replacement read_int_group(const kerf_layer& layer, const kerf_replacement& give
         parts, "zeros", out.zeros, out.groups, [](float z) { return std::isfinite(z) && z == std::nearbyint(z); },
         "which is no whole number");
     check_all(
-        parts, "group_index", out.group_index, layer.in, [&](std::int32_t g) { return g >= 0 && g < out.groups; },
+        parts, "group_index", out.group_index, 0, [&](std::int32_t g) { return g >= 0 && g < out.groups; },
         text("but there are ", out.groups, " groups"));
     return out;
 }

@@ -68,6 +68,12 @@ TEST(PluginLoading, ASoundPluginGivesItsTables) {
     EXPECT_EQ(plugin.manifest.id, "org.example.fixture");
 }
 
+TEST(PluginLoading, APluginBuiltWithLibTorchSaysWithWhichVersion) {
+    EXPECT_EQ(read_manifest(fixture("torch_tier")).torch, "exact:" + this_host().torch);
+    EXPECT_EQ(read_manifest(fixture("thrower")).torch, "none");
+    EXPECT_EQ(load_plugin(fixture("torch_tier")).methods.size(), 1u);
+}
+
 /// Loaded plugins stay, and the system knows them by inode: no folder goes before the process ends, or the next test's
 /// file might be taken for an earlier one.
 class Folders : public testing::Environment {

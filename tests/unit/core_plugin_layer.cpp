@@ -99,9 +99,9 @@ TEST_F(ReplaceTest, ZerosThatAreNotWholeAreRefused) {
 }
 TEST_F(ReplaceTest, GroupsOutOfRangeAreRefused) {
     index[7] = 2;
-    expect_refused(replace_codes(), "group_index[7, 0] = 2, but there are 2 groups");
+    expect_refused(replace_codes(), "group_index[7] = 2, but there are 2 groups");
     index[7] = -1;
-    expect_refused(replace_codes(), "group_index[7, 0] = -1, but there are 2 groups");
+    expect_refused(replace_codes(), "group_index[7] = -1, but there are 2 groups");
 }
 TEST_F(ReplaceTest, BitsOutOfRangeAreRefused) {
     expect_refused(replace_codes(0), "bits = 0, but codes have 1 to 8 bits");
