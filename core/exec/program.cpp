@@ -196,12 +196,11 @@ at::Tensor attend(const Op& op, Batch batch, const at::Tensor& q, const at::Tens
 
 // ---- Value --------------------------------------------------------------------------------------------------------
 
-Value Value::from_bytes(std::span<const std::byte> bytes, std::int64_t tokens, std::int64_t features, DType dtype) {
+Value Value::filled(std::int64_t tokens, std::int64_t features, DType dtype,
+                    const std::function<void(std::span<std::byte>)>& fill) {
     const c10::InferenceMode no_autograd;
     at::Tensor tensor = at::empty({tokens, features}, scalar_type(dtype));
-    if (bytes.size() != tensor.nbytes())
-        internal_error("a value of ", bytes.size(), " bytes where ", tensor.nbytes(), " are expected");
-    std::memcpy(tensor.data_ptr(), bytes.data(), bytes.size());
+    fill({static_cast<std::byte*>(tensor.data_ptr()), tensor.nbytes()});
     Value value;
     value.impl_ = std::make_shared<Impl>(Impl{std::move(tensor)});
     return value;

@@ -31,7 +31,9 @@ bool has_bfloat16_hardware();
 class Value {
 public:
     Value() = default;
-    static Value from_bytes(std::span<const std::byte> bytes, std::int64_t tokens, std::int64_t features, DType dtype);
+    /// `fill` writes all bytes of the value, before anything else sees it.
+    static Value filled(std::int64_t tokens, std::int64_t features, DType dtype,
+                        const std::function<void(std::span<std::byte>)>& fill);
     static Value from_floats(std::span<const float> values, std::int64_t tokens, std::int64_t features, DType dtype);
 
     std::span<const std::byte> bytes() const;

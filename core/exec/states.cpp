@@ -5,16 +5,31 @@
 
 namespace kerf::core {
 
+File States::take_file(std::uint64_t bytes) {
+    auto best = std::find_if(spare_.begin(), spare_.end(), [&](const File& file) { return file.size() >= bytes; });
+    if (best == spare_.end() && !spare_.empty()) best = std::prev(spare_.end());
+    File file = best == spare_.end() ? File::temporary(folder_) : std::move(*best);
+    if (best != spare_.end()) spare_.erase(best);
+    if (file.size() < bytes) file.resize(bytes);
+    return file;
+}
+
 void States::declare(const std::string& name, std::int64_t features) {
-    Slot slot{features, File::temporary(folder_)};
-    slot.file.resize(std::uint64_t(units_.tokens() * features) * dtype_bytes(dtype_));
-    slots_.insert_or_assign(name, std::move(slot));
+    drop(name);
+    slots_.emplace(name, Slot{features, take_file(std::uint64_t(units_.tokens() * features) * dtype_bytes(dtype_))});
+}
+
+void States::drop(const std::string& name) {
+    const auto found = slots_.find(name);
+    if (found == slots_.end()) return;
+    spare_.push_back(std::move(found->second.file));
+    slots_.erase(found);
 }
 
 void States::rename(const std::string& from, const std::string& to) {
+    drop(to);
     auto node = slots_.extract(from);
     if (node.empty()) internal_error("no state named ", from);
-    slots_.erase(to);
     node.key() = to;
     slots_.insert(std::move(node));
 }
@@ -28,10 +43,9 @@ void States::put(const std::string& name, std::int64_t unit, const Value& value)
 
 Value States::get(const std::string& name, std::int64_t unit) const {
     const Slot& slot = slots_.at(name);
-    const std::int64_t tokens = units_.batch(unit).tokens();
-    std::vector<std::byte> bytes(std::size_t(tokens * slot.features) * dtype_bytes(dtype_));
-    slot.file.read_at(std::uint64_t(units_.first_token(unit) * slot.features) * dtype_bytes(dtype_), bytes);
-    return Value::from_bytes(bytes, tokens, slot.features, dtype_);
+    const auto offset = std::uint64_t(units_.first_token(unit) * slot.features) * dtype_bytes(dtype_);
+    return Value::filled(units_.batch(unit).tokens(), slot.features, dtype_,
+                         [&](std::span<std::byte> bytes) { slot.file.read_at(offset, bytes); });
 }
 
 }  // namespace kerf::core

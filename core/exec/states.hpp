@@ -55,7 +55,7 @@ public:
 
     /// Makes room for a value; not beside put() or get().
     void declare(const std::string& name, std::int64_t features);
-    void drop(const std::string& name) { slots_.erase(name); }
+    void drop(const std::string& name);
     void rename(const std::string& from, const std::string& to);
     void put(const std::string& name, std::int64_t unit, const Value& value);
     Value get(const std::string& name, std::int64_t unit) const;
@@ -70,7 +70,9 @@ private:
     const Units& units_;
     std::filesystem::path folder_;
     DType dtype_;
+    File take_file(std::uint64_t bytes);
     std::map<std::string, Slot> slots_;
+    std::vector<File> spare_;  ///< of dropped values: their pages are there already, new files would need new ones
 };
 
 }  // namespace kerf::core

@@ -98,7 +98,7 @@ PlannedStage plan_stage(const Model& model, const Stage& stage, const OutputLayo
 /// What the allocator needs beside the bytes that are asked for: rounding, headers, and the free ends of each thread's
 /// heap.
 std::uint64_t with_allocator_share(std::uint64_t bytes) {
-    constexpr std::uint64_t heap_ends = 12u << 20;
+    constexpr std::uint64_t heap_ends = 20u << 20;
     return bytes + bytes / 10 + heap_ends;
 }
 
