@@ -11,7 +11,7 @@
 
 #include "core/support/error.hpp"
 #include "core/support/file.hpp"
-#include "core/text/json_part.hpp"
+#include "core/support/json_text.hpp"
 
 namespace kerf::core {
 namespace {

@@ -30,6 +30,7 @@ p { margin: 0 0 12px; }
 .card span { display: block; color: var(--soft); font-size: 13px; line-height: 1.35; }
 figure { margin: 18px 0 24px; }
 figure:first-of-type { margin-top: 6px; }
+section > :last-child { margin-bottom: 0; }
 figcaption, .note { color: var(--soft); font-size: 13px; margin-top: 4px; }
 svg { display: block; width: 100%; height: auto; overflow: visible; }
 svg text { fill: var(--ink); font-size: 13px; font-variant-numeric: tabular-nums; }
