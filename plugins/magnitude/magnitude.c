@@ -19,8 +19,8 @@ enum { LARGEST_M = 64, BINS = 1 << 16 };
 typedef struct magnitude {
     const kerf_host* host;
     double sparsity;
-    int by_row;    /* the share is taken of each row, not of the layer */
-    int64_t n, m;  /* m = 0: unstructured */
+    int by_row;   /* the share is taken of each row, not of the layer */
+    int64_t n, m; /* m = 0: unstructured */
 } magnitude;
 
 static kerf_code fail(kerf_error* error, kerf_code code, const char* format, ...) {
@@ -48,10 +48,10 @@ typedef struct work {
     const magnitude* self;
     const float* weight; /* [rows, columns] */
     int64_t stride, rows, columns;
-    float* result;    /* [rows, columns] */
-    uint64_t* bins;   /* [BINS], for a cut of the whole layer */
-    uint32_t cut;     /* layer: magnitudes below go ... */
-    int64_t* quota;   /* ... and this many that are equal to it, by row [rows] */
+    float* result;  /* [rows, columns] */
+    uint64_t* bins; /* [BINS], for a cut of the whole layer */
+    uint32_t cut;   /* layer: magnitudes below go ... */
+    int64_t* quota; /* ... and this many that are equal to it, by row [rows] */
 } work;
 
 /* |w| as an integer of the same order. NaN is above all numbers, so it is never cut silently. */
@@ -120,9 +120,12 @@ static kerf_code rows_of(void* context, int64_t lo, int64_t hi, kerf_error* erro
     const work* w = context;
     (void)error;
     for (int64_t r = lo; r < hi; ++r) {
-        if (w->self->m > 0) prune_groups(w, r);
-        else if (w->self->by_row) prune_row(w, r);
-        else write_row(w, r, w->cut, w->quota[r]);
+        if (w->self->m > 0)
+            prune_groups(w, r);
+        else if (w->self->by_row)
+            prune_row(w, r);
+        else
+            write_row(w, r, w->cut, w->quota[r]);
     }
     return KERF_OK;
 }
@@ -136,8 +139,10 @@ static uint32_t find_bin(const work* w, int64_t upper, int64_t* k) {
         const float* row = w->weight + r * w->stride;
         for (int64_t c = 0; c < w->columns; ++c) {
             const uint32_t size = magnitude_of(row[c]);
-            if (upper < 0) ++w->bins[size >> 16];
-            else if ((int64_t)(size >> 16) == upper) ++w->bins[size & 0xFFFF];
+            if (upper < 0)
+                ++w->bins[size >> 16];
+            else if ((int64_t)(size >> 16) == upper)
+                ++w->bins[size & 0xFFFF];
         }
     }
     uint32_t bin = 0;
@@ -278,8 +283,10 @@ static kerf_code compress(void* self, kerf_job* job, kerf_layer* layer, kerf_err
     w.rows = weight->shape[0];
     w.columns = weight->shape[1];
     if (m->m > 0 && w.columns % m->m != 0)
-        return fail(error, KERF_E_ARGUMENT, "pattern = \"%lld:%lld\" needs a multiple of %lld columns, this weight has %lld; "
-                    "exclude it", (long long)m->n, (long long)m->m, (long long)m->m, (long long)w.columns);
+        return fail(error, KERF_E_ARGUMENT,
+                    "pattern = \"%lld:%lld\" needs a multiple of %lld columns, this weight has %lld; "
+                    "exclude it",
+                    (long long)m->n, (long long)m->m, (long long)m->m, (long long)w.columns);
 
     size_t sizes[3];
     void* memory[3] = {0};
