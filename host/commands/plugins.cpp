@@ -69,16 +69,17 @@ std::string described(const json& component) {
     std::string out;
     std::vector<std::vector<std::string>> head;
     for (const auto* key : {"plugin", "abi", "torch", "file"}) head.push_back({key, component[key]});
+    if (component.contains("options"))
+        head.push_back({"calibration", component["needs_calibration"] ? "needed" : "not needed"});
     out += core::text(component["kind"].get<std::string>(), " ", component["id"].get<std::string>(), " ",
                       component["version"].get<std::string>(), ": ", component["summary"].get<std::string>(), "\n\n",
                       aligned_table(head, "ll"));
     if (!component.contains("options")) return out;
-    out += core::text("calibration  ", component["needs_calibration"] ? "needed" : "not needed", "\n\n");
-    if (component["options"].empty()) return out + "It takes no options.\n";
+    if (component["options"].empty()) return out + "\nIt takes no options.\n";
     std::vector<std::vector<std::string>> rows{{"option", "type", "default", "range", "what it is"}};
     for (const auto& option : component["options"])
         rows.push_back({option["name"], option["type"], option["default"].dump(), option["range"], option["help"]});
-    return out + aligned_table(rows, "lllll");
+    return out + "\n" + aligned_table(rows, "lllll");
 }
 
 }  // namespace
@@ -131,8 +132,12 @@ int check_command(const CommandLine& line, Console&) {
         for (const auto& problem : report.problems) out += "problem  " + problem + "\n";
         write_out(out);
     }
-    if (!report.sound()) core::bad_input(line.words().front(), ": ", report.problems.front());
-    return 0;
+    if (report.sound()) return 0;
+    const std::string& file = line.words().front();
+    const std::string& first = report.problems.front();
+    const std::size_t more = report.problems.size() - 1;
+    core::bad_input(first.find(file) == std::string::npos ? file + ": " : "", first,
+                    more > 0 ? core::text(" (and ", more, " more)") : "");
 }
 
 }  // namespace kerf::host

@@ -36,8 +36,8 @@ protected:
 
     Outcome kerf(const std::string& arguments, const std::string& to = "") const {
         const std::string out = (folder / "stdout").string(), err = (folder / "stderr").string();
-        const std::string command =
-            core::text("'", program, "' ", arguments, to.empty() ? " > '" + out + "'" : to, " 2> '", err, "'");
+        const std::string command = core::text("'", program, "' ", arguments,
+                                               to.empty() ? core::text(" > '", out, "'") : to, " 2> '", err, "'");
         const int status = std::system(command.c_str());
         Outcome outcome{WIFEXITED(status) ? WEXITSTATUS(status) : -1, "", core::read_text(err)};
         if (to.empty()) outcome.out = core::read_text(out);
@@ -56,7 +56,7 @@ protected:
         core::write_atomically(folder / name, text);
         return folder / name;
     }
-    std::string quoted(const fs::path& path) const { return "'" + path.string() + "'"; }
+    std::string quoted(const fs::path& path) const { return core::text("'", path.string(), "'"); }
     /// A recipe on the small model with this stage; its output is folder/out.
     fs::path recipe(const std::string& stage) const {
         return write(
@@ -113,7 +113,17 @@ TEST_F(Commands, PluginsAreListedAndDescribed) {
     EXPECT_NE(described.out.find("group_size"), std::string::npos);
     EXPECT_NE(described.out.find("bits per weight"), std::string::npos);
     expect_refused("plugins describe gptk", "did you mean \"gptq\"?");
-    expect_refused("plugins check " + quoted(write("no-plugin.so", "text")), "no-plugin.so");
+}
+
+TEST_F(Commands, APluginCheckSaysOnStdoutWhatHoldsAndOnStderrWhatDoesNot) {
+    const Outcome good = kerf("plugins check " + quoted(KERF_BUILD "/lib/kerf/kerf-rtn.so"));
+    EXPECT_EQ(good.exit_code, 0) << good.out << good.err;
+    EXPECT_TRUE(good.out.starts_with("ok ")) << good.out;
+    const Outcome bad = kerf("plugins check --json " + quoted(write("no-plugin.so", "text")));
+    EXPECT_EQ(bad.exit_code, 2);
+    EXPECT_FALSE(nlohmann::json::parse(bad.out).at("sound"));
+    EXPECT_TRUE(bad.err.starts_with("kerf: error: ")) << bad.err;
+    EXPECT_NE(bad.err.find("no-plugin.so is no kerf plugin"), std::string::npos) << bad.err;
 }
 
 TEST_F(Commands, InspectCountsParametersAndLinears) {
