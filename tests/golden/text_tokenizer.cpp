@@ -1,28 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
-#include <gtest/gtest.h>
+#include <sentencepiece_processor.h>
 
-#include <filesystem>
-#include <fstream>
-#include <nlohmann/json.hpp>
+#include "tests/unit/text_fixture.hpp"
 
-#include "core/text/tokenizer.hpp"
-
-namespace kerf::core {
+namespace kerf::test {
 namespace {
 
-using Ids = std::vector<std::int64_t>;
-
-const std::filesystem::path data = KERF_TEST_DATA;
-
-nlohmann::json read(const std::filesystem::path& path) {
-    std::ifstream in(path);
-    return nlohmann::json::parse(in);
-}
+using core::Tokenizer;
 
 class TokenizerGolden : public testing::TestWithParam<const char*> {
 protected:
     std::unique_ptr<Tokenizer> tokenizer_ = Tokenizer::open(data / "models" / GetParam());
-    nlohmann::json golden_ = read(data / "golden" / ("tokenizer-" + std::string(GetParam()) + ".json"));
+    nlohmann::json golden_ = read_json(data / "golden" / ("tokenizer-" + std::string(GetParam()) + ".json"));
 };
 
 TEST_P(TokenizerGolden, GivesTheIdsOfTransformers) {
@@ -50,5 +39,82 @@ INSTANTIATE_TEST_SUITE_P(Models, TokenizerGolden,
                              return name;
                          });
 
+// Two readers of one file: ours without a dummy space, and the sentencepiece library, whose dummy space we put in the
+// text. Texts without "<": the library does not know special tokens.
+TEST(SentencepieceModel, GivesTheIdsOfTheSentencepieceLibrary) {
+    const TemporaryFolder folder;
+    copy_file(data / "models" / "llama-tiny", folder, "tokenizer.model");
+    folder.write("tokenizer_config.json", R"({"add_prefix_space": false})");
+    const auto ours = Tokenizer::open(folder.path());
+    sentencepiece::SentencePieceProcessor library;
+    ASSERT_TRUE(library.Load((folder.path() / "tokenizer.model").string()).ok());
+    const auto golden = read_json(data / "golden" / "tokenizer-llama-tiny.json");
+    int compared = 0;
+    for (std::size_t i = 0; i < golden["cases"].size(); ++i) {
+        const std::string text = golden["cases"][i]["text"];
+        if (text.empty() || text.find('<') != std::string::npos) continue;
+        std::vector<int> theirs;
+        ASSERT_TRUE(library.Encode(text, &theirs).ok());
+        const Ids ids(theirs.begin(), theirs.end());
+        EXPECT_EQ(ours->encode(" " + text, false), ids) << text;
+        EXPECT_EQ(golden["sentencepiece_ids"][i].get<Ids>(), ids) << text;
+        ++compared;
+    }
+    EXPECT_GT(compared, 50);
+}
+
+// Every stage of tokenizer.json, as the PyPI package `tokenizers` runs it. A null among the results means: equal to the
+// one before it, or to the text.
+TEST(TokenizerStages, GiveTheIdsAndTextsOfTheTokenizersPackage) {
+    const auto golden = read_json(data / "golden" / "tokenizers-stages.json");
+    ASSERT_GT(golden["tokenizers"].size(), 50u);
+    for (const auto& stage : golden["tokenizers"]) {
+        auto file = stage["parts"];
+        file["model"] = golden["models"][stage["model"].get<std::string>()];
+        file["model"].update(stage["options"]);
+        if (!stage["merges"].is_null()) {
+            auto& merges = file["model"]["merges"];
+            merges.erase(merges.begin() + stage["merges"].get<int>(), merges.end());
+        }
+        const auto tokenizer = open_json(file.dump());
+        for (std::size_t i = 0; i < golden["texts"].size(); ++i) {
+            const std::string text = golden["texts"][i];
+            const auto& expected = stage["results"][i];
+            const auto with = expected[0].get<Ids>();
+            const auto without = expected[1].is_null() ? with : expected[1].get<Ids>();
+            const auto decoded = expected[2].is_null() ? text : expected[2].get<std::string>();
+            const auto skipped = expected[3].is_null() ? decoded : expected[3].get<std::string>();
+            const std::string which = stage["name"].get<std::string>() + ": " + text;
+            EXPECT_EQ(tokenizer->encode(text, true), with) << which;
+            EXPECT_EQ(tokenizer->encode(text, false), without) << which;
+            EXPECT_EQ(tokenizer->decode(with, false), decoded) << which;
+            EXPECT_EQ(tokenizer->decode(with, true), skipped) << which;
+        }
+    }
+}
+
+// What tokenizer_config.json and its older companions change, as transformers reads them.
+TEST(TokenizerConfig, GivesTheIdsAndTextsOfTransformers) {
+    const auto golden = read_json(data / "golden" / "tokenizer-config-cases.json");
+    for (const auto& example : golden["cases"]) {
+        const std::string name = example["name"];
+        const TemporaryFolder folder;
+        for (const auto& file : example["files"]) copy_file(data / "models" / example["model"], folder, file);
+        folder.write("tokenizer_config.json", example["config"].dump());
+        for (const auto& [file, content] : example["extra"].items()) folder.write(file, content.dump());
+        const auto tokenizer = Tokenizer::open(folder.path());
+        EXPECT_EQ(tokenizer->bos(), example["bos"].get<std::int64_t>()) << name;
+        EXPECT_EQ(tokenizer->eos(), example["eos"].get<std::int64_t>()) << name;
+        for (std::size_t i = 0; i < golden["texts"].size(); ++i) {
+            const std::string text = golden["texts"][i];
+            const auto& expected = example["results"][i];
+            const auto ids = tokenizer->encode(text, true);
+            EXPECT_EQ(ids, expected[0].get<Ids>()) << name << ": " << text;
+            EXPECT_EQ(tokenizer->decode(ids, false), expected[1].get<std::string>()) << name << ": " << text;
+            EXPECT_EQ(tokenizer->decode(ids, true), expected[2].get<std::string>()) << name << ": " << text;
+        }
+    }
+}
+
 }  // namespace
-}  // namespace kerf::core
+}  // namespace kerf::test

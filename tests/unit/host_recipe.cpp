@@ -233,7 +233,7 @@ INSTANTIATE_TEST_SUITE_P(
         BadRecipe{with("[evaluation]\nkl = true"),
                   ":6:6: evaluation.kl = true needs a text to compare on; add one to evaluation.perplexity"},
         BadRecipe{with("[evaluation]\nperplexity = [{path = \"a/x\"}, {path = \"b/x\", name = \"x\"}]"),
-                  ":6:55: evaluation.perplexity.1.name = \"x\" is there already; give each text a name of its own"},
+                  ":6:53: evaluation.perplexity.1.name = \"x\" is there already; give each text a name of its own"},
         BadRecipe{with("format = \"gguf\""),
                   ":5:10: output.format = \"gguf\" is not one of hf, gptq, compressed-tensors, spqr, kerf"},
         BadRecipe{with("overwrite = \"yes\""), ":5:13: output.overwrite must be true or false, not a text"},
