@@ -160,28 +160,34 @@ void ResultWriter::write_linear(const Target& target, const Compressed& made) {
     writer_->write(stored, bytes);
 }
 
-namespace {
-
-/// Refuses NaN and infinity, a piece of the tensor at a time.
-void check_finite(const StoredTensor& stored, const std::filesystem::path& folder) {
+/// A piece at a time, so that an embedding of gigabytes costs no more memory than a bias.
+void ResultWriter::copy_floating(const StoredTensor& stored, DType dtype) {
     constexpr std::int64_t piece = 1 << 18;
-    std::vector<float> values(std::size_t(std::min(piece, stored.elements())));
-    for (std::int64_t at = 0; at < stored.elements(); at += piece) {
-        const std::int64_t count = std::min(piece, stored.elements() - at);
-        const std::size_t size = dtype_bytes(stored.dtype);
+    const Checkpoint& from = model_.checkpoint();
+    const std::int64_t elements = stored.elements();
+    std::vector<float> values(std::size_t(std::min(piece, elements)));
+    std::vector<std::byte> converted;
+    for (std::int64_t at = 0; at < elements; at += piece) {
+        const auto count = std::size_t(std::min(piece, elements - at)), size = dtype_bytes(stored.dtype);
         const StoredTensor part{stored.name,
                                 stored.dtype,
-                                {count},
-                                stored.bytes.subspan(std::size_t(at) * size, std::size_t(count) * size)};
-        const std::span<float> into(values.data(), std::size_t(count));
+                                {std::int64_t(count)},
+                                stored.bytes.subspan(std::size_t(at) * size, count * size)};
+        const std::span<float> into(values.data(), count);
         to_float32(part, into);
         if (const auto bad = first_non_finite(into); bad >= 0)
-            bad_input(folder.string(), ": tensor ", stored.name, " has NaN or infinity at element ", at + bad,
+            bad_input(from.folder().string(), ": tensor ", stored.name, " has NaN or infinity at element ", at + bad,
                       "; the file is damaged, or the model diverged in training");
+        if (dtype == stored.dtype) {
+            writer_->write_piece(stored.name, part.bytes);
+        } else {
+            converted.resize(count * dtype_bytes(dtype));
+            from_float32(into, dtype, converted);
+            writer_->write_piece(stored.name, converted);
+        }
+        from.forget(stored.name);
     }
 }
-
-}  // namespace
 
 void ResultWriter::write_copied(std::size_t block) {
     for (const auto& name : layout_.copied(block)) {
@@ -189,16 +195,13 @@ void ResultWriter::write_copied(std::size_t block) {
         const DType dtype = layout_.dtype_of(name);
         if (!is_floating(stored.dtype)) {
             writer_->write(name, stored.bytes);
-        } else {
-            if (dtype == stored.dtype && !stored.bytes.empty()) {
-                check_finite(stored, model_.checkpoint().folder());
-                writer_->write(name, stored.bytes);
-            } else {
-                const std::vector<float> values = model_.checkpoint().read(name);
-                std::vector<std::byte> bytes(values.size() * dtype_bytes(dtype));
-                from_float32(values, dtype, bytes);
-                writer_->write(name, bytes);
-            }
+        } else if (!stored.bytes.empty()) {
+            copy_floating(stored, dtype);
+        } else {  // packed: what it stands for
+            const std::vector<float> values = model_.checkpoint().read(name);
+            std::vector<std::byte> bytes(values.size() * dtype_bytes(dtype));
+            from_float32(values, dtype, bytes);
+            writer_->write(name, bytes);
         }
         model_.checkpoint().forget(name);
     }

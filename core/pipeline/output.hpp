@@ -69,6 +69,8 @@ public:
     const std::map<std::string, std::string>& checksums() const { return writer_->checksums(); }
 
 private:
+    void copy_floating(const StoredTensor& stored, DType dtype);
+
     const OutputLayout& layout_;
     const Model& model_;
     std::unique_ptr<ShardWriter> writer_;

@@ -93,10 +93,13 @@ void reserve(File& file, std::uint64_t bytes) {
     }
 }
 
-std::string crc32_hex(std::span<const std::byte> bytes) {
-    const auto crc = ::crc32_z(0, reinterpret_cast<const Bytef*>(bytes.data()), bytes.size());
+unsigned long crc32_on(unsigned long crc, std::span<const std::byte> bytes) {
+    return ::crc32_z(crc, reinterpret_cast<const Bytef*>(bytes.data()), bytes.size());
+}
+
+std::string hex(unsigned long crc) {
     std::array<char, 9> out{};
-    std::snprintf(out.data(), out.size(), "%08lx", static_cast<unsigned long>(crc));
+    std::snprintf(out.data(), out.size(), "%08lx", crc);
     return out.data();
 }
 
@@ -201,8 +204,21 @@ void ShardWriter::write(std::string_view name, std::span<const std::byte> bytes)
     const auto& place = plan_.place(name);
     if (bytes.size() != place.bytes)
         internal_error("tensor ", name, " has ", bytes.size(), " bytes where ", place.bytes, " are planned");
-    files_[place.shard].write_at(place.offset, bytes);
-    checksums_.insert_or_assign(std::string(name), crc32_hex(bytes));
+    begun_.erase(std::string(name));
+    write_piece(name, bytes);
+}
+
+void ShardWriter::write_piece(std::string_view name, std::span<const std::byte> bytes) {
+    const auto& place = plan_.place(name);
+    Begun& begun = begun_[std::string(name)];
+    if (bytes.size() > place.bytes - begun.bytes)
+        internal_error("tensor ", name, " gets more than the ", place.bytes, " bytes that are planned");
+    files_[place.shard].write_at(place.offset + begun.bytes, bytes);
+    begun.bytes += bytes.size();
+    begun.crc = crc32_on(begun.crc, bytes);
+    if (begun.bytes < place.bytes) return;
+    checksums_.insert_or_assign(std::string(name), hex(begun.crc));
+    begun_.erase(std::string(name));
 }
 
 void ShardWriter::sync() {

@@ -51,7 +51,7 @@ private:
     std::vector<std::uint64_t> sizes_;
 };
 
-/// Writes tensors of a ShardPlan at their final offsets, in any order, each whole.
+/// Writes tensors of a ShardPlan at their final offsets, in any order, each whole or in pieces from its first byte on.
 class ShardWriter {
 public:
     /// Creates (or, with `resume`, opens) the shard files in `folder` at their final size, with their headers. Their
@@ -59,6 +59,8 @@ public:
     /// `resume`, a file that is missing or has another size or header than planned is Error(input).
     ShardWriter(const ShardPlan& plan, const std::filesystem::path& folder, bool resume);
     void write(std::string_view name, std::span<const std::byte> bytes);  ///< size must be the planned one
+    /// The next bytes of a tensor; its checksum is there once it has the planned size.
+    void write_piece(std::string_view name, std::span<const std::byte> bytes);
     /// All that was written is on the disk, and the files are in their folder, before it returns.
     void sync();
     /// Lower-case hex CRC-32 of every tensor written through this object so far.
@@ -70,7 +72,12 @@ private:
 
     const ShardPlan& plan_;
     std::filesystem::path folder_;
+    struct Begun {
+        std::uint64_t bytes = 0;
+        unsigned long crc = 0;
+    };
     std::vector<File> files_;
+    std::map<std::string, Begun, std::less<>> begun_;  ///< tensors of which some pieces are written
     std::map<std::string, std::string> checksums_;
 };
 

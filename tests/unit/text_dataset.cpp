@@ -288,7 +288,7 @@ TEST_F(Dataset, BadSourcesAreRefusedInWords) {
     both(source("jsonl", "c.jsonl", "{\"text\": 5}"), {"c.jsonl:1", "no text"});
     both(source("jsonl", "d.jsonl", "{"), {"d.jsonl:1", "JSON"});
     both(source("alpaca", "e.json", R"([{"instruction": "x"}])"), {"e.json", "record 1", "output"});
-    auto unknown = source("txet", "a.txt", "x");
+    auto unknown = source("txet", "f.txt", "x");
     both(unknown, {"txet", "did you mean \"text\"?"});
     auto missing = text;
     for (const std::string kind : {"text", "jsonl", "json", "c4", "alpaca"}) {

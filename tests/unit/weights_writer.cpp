@@ -133,6 +133,20 @@ TEST(ShardWriter, ChecksumsAreCrc32) {
     EXPECT_EQ(writer.checksums().at("u"), "00000000");
 }
 
+TEST(ShardWriter, PiecesGiveTheBytesAndTheChecksumOfTheWhole) {
+    const test::TemporaryFolder folder;
+    const ShardPlan plan({{"s", DType::u8, {3}}, {"t", DType::u8, {9}}}, 100, torch_metadata);
+    ShardWriter writer(plan, folder.path(), false);
+    for (const std::string piece : {"1234", "5", "6789"}) {
+        EXPECT_FALSE(writer.checksums().contains("t"));
+        writer.write_piece("t", std::as_bytes(std::span(piece)));
+    }
+    EXPECT_EQ(writer.checksums().at("t"), "cbf43926");
+    EXPECT_TRUE(test::read_file(folder / plan.shard_name(0)).ends_with("123456789"));
+    writer.write_piece("s", std::as_bytes(std::span("ab", 2)));
+    test::message_of([&] { writer.write_piece("s", std::as_bytes(std::span("cd", 2))); }, Fault::internal);
+}
+
 TEST(ShardWriter, ResumingKeepsWhatIsThere) {
     const test::TemporaryFolder folder;
     const ShardPlan plan({{"a", DType::u8, {4}}, {"b", DType::u8, {4}}}, 4, torch_metadata);
