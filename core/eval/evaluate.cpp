@@ -19,14 +19,20 @@ const std::string block_input = "x", block_output = "y";
 /// The last linear of the epilogue, and the ops before and after it. Those after must be elementwise: the head runs in
 /// slices of the vocabulary.
 struct Head {
-    std::vector<Op> before;
+    std::vector<Op> before, after;
     Op linear;
 
     explicit Head(const Graph& graph) {
-        if (graph.epilogue.empty() || graph.epilogue.back().kind != OpKind::linear)
-            bad_input("the graph's epilogue must end with the linear that makes the logits");
-        before.assign(graph.epilogue.begin(), graph.epilogue.end() - 1);
-        linear = graph.epilogue.back();
+        const auto& ops = graph.epilogue;
+        auto end = ops.end();
+        while (end != ops.begin() && (std::prev(end)->kind == OpKind::scale || std::prev(end)->kind == OpKind::softcap))
+            --end;
+        if (end == ops.begin() || std::prev(end)->kind != OpKind::linear)
+            bad_input(
+                "the graph's epilogue must end with the linear that makes the logits, or scale and softcap of it");
+        before.assign(ops.begin(), end - 1);
+        linear = *(end - 1);
+        after.assign(end, ops.end());
     }
 };
 
@@ -141,6 +147,7 @@ std::vector<float> slice_logits(const Side& side, const Units& units, std::int64
     std::vector<float> out(std::size_t(units.batch(unit).tokens() * rows));
     head_slice(side.states.get(block_input, unit), weight, rows, out);
     side.weight.add_bias(first, rows, out);
+    for (const auto& op : side.head.after) apply_elementwise(op, out);
     return out;
 }
 

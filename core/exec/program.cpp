@@ -9,10 +9,12 @@
 #include <cmath>
 #include <cstring>
 #include <mutex>
-#include <numbers>
 #include <set>
 
 #include "core/exec/activation_pool.hpp"
+#include "core/exec/attention.hpp"
+#include "core/exec/rotation.hpp"
+#include "core/exec/tensor_ops.hpp"
 #include "core/linalg/linalg.hpp"
 #include "core/support/error.hpp"
 #include "core/support/parallel.hpp"
@@ -92,106 +94,6 @@ at::Tensor from_span(std::span<const float> values, at::IntArrayRef shape) {
     return out;
 }
 
-/// Inverse frequencies of a rope op, [rotary_dim / 2]; "llama3" scaling as in Llama 3.1's reference: long wavelengths
-/// are divided by the factor, short ones kept, those between interpolated.
-std::vector<double> inverse_frequencies(const Op& op) {
-    std::vector<double> out(std::size_t(op.rotary_dim / 2));
-    for (std::size_t i = 0; i < out.size(); ++i) {
-        double frequency = std::pow(op.theta, -2.0 * double(i) / double(op.rotary_dim));
-        if (op.scaling.kind == RopeScaling::Kind::linear) frequency /= op.scaling.factor;
-        if (op.scaling.kind == RopeScaling::Kind::llama3) {
-            const double wavelength = 2 * std::numbers::pi / frequency;
-            const double turns = double(op.scaling.original_positions) / wavelength;
-            const double blend = std::clamp(
-                (turns - op.scaling.low_freq_factor) / (op.scaling.high_freq_factor - op.scaling.low_freq_factor), 0.0,
-                1.0);
-            frequency = (1 - blend) * frequency / op.scaling.factor + blend * frequency;
-        }
-        out[i] = frequency;
-    }
-    return out;
-}
-
-/// cos and sin of every position and frequency, float32 [length, rotary_dim / 2].
-struct Rotation {
-    std::vector<float> cosine, sine;
-
-    Rotation(const Op& op, std::int64_t length) {
-        const auto frequencies = inverse_frequencies(op);
-        for (std::int64_t position = 0; position < length; ++position) {
-            for (const double frequency : frequencies) {
-                // float32 angles, as the models were trained with
-                const float angle = static_cast<float>(position) * static_cast<float>(frequency);
-                cosine.push_back(std::cos(angle));
-                sine.push_back(std::sin(angle));
-            }
-        }
-    }
-
-    /// In place on float32 [samples · length, heads · head_dim].
-    void apply(const Op& op, Batch batch, float* values) const {
-        const std::int64_t half = op.rotary_dim / 2;
-        const std::int64_t step = op.interleaved ? 2 : 1, apart = op.interleaved ? 1 : half;
-        for (std::int64_t token = 0; token < batch.tokens(); ++token) {
-            const float* c = cosine.data() + token % batch.length * half;
-            const float* s = sine.data() + token % batch.length * half;
-            for (std::int64_t head = 0; head < op.heads; ++head) {
-                float* at = values + (token * op.heads + head) * op.head_dim;
-                for (std::int64_t i = 0; i < half; ++i) {
-                    const float a = at[i * step], b = at[i * step + apart];
-                    at[i * step] = a * c[i] - b * s[i];
-                    at[i * step + apart] = b * c[i] + a * s[i];
-                }
-            }
-        }
-    }
-};
-
-at::Tensor activate(ActivationKind kind, const at::Tensor& x) {
-    switch (kind) {
-        case ActivationKind::silu:
-            return at::silu(x);
-        case ActivationKind::gelu:
-            return at::gelu(x);
-        case ActivationKind::gelu_new:
-        case ActivationKind::gelu_tanh:
-            return at::gelu(x, "tanh");
-        case ActivationKind::relu:
-            return at::relu(x);
-        case ActivationKind::quick_gelu:
-            return x * at::sigmoid(1.702 * x);
-    }
-    internal_error("unknown activation");
-}
-
-/// Row-wise x / rms(x) · w in float32, rounded to x's dtype before the weight, as transformers does.
-at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, double eps) {
-    const at::Tensor wide = x.to(at::kFloat);
-    const at::Tensor scale = at::rsqrt(wide.square().mean(-1, true).add_(eps));
-    return (wide * scale).to(x.scalar_type()) * weight;
-}
-
-at::Tensor attend(const Op& op, Batch batch, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) {
-    const auto heads_first = [&](const at::Tensor& x, std::int64_t heads) {
-        return x.view({batch.samples, batch.length, heads, op.head_dim}).transpose(1, 2);
-    };
-    at::Tensor keys = heads_first(k, op.kv_heads), values = heads_first(v, op.kv_heads);
-    if (op.kv_heads != op.heads) {
-        keys = keys.repeat_interleave(op.heads / op.kv_heads, 1);
-        values = values.repeat_interleave(op.heads / op.kv_heads, 1);
-    }
-    at::Tensor out;
-    if (op.window > 0 && op.window < batch.length) {
-        const at::Tensor position = at::arange(batch.length);
-        const at::Tensor back = position.unsqueeze(1) - position.unsqueeze(0);
-        const at::Tensor sees = back.ge(0).logical_and(back.lt(op.window));
-        out = at::scaled_dot_product_attention(heads_first(q, op.heads), keys, values, sees, 0.0, false, op.value);
-    } else {
-        out = at::scaled_dot_product_attention(heads_first(q, op.heads), keys, values, {}, 0.0, true, op.value);
-    }
-    return out.transpose(1, 2).reshape({batch.tokens(), op.heads * op.head_dim});
-}
-
 }  // namespace
 
 // ---- Value --------------------------------------------------------------------------------------------------------
@@ -254,7 +156,11 @@ struct Program::Impl {
             std::vector<float> values = source.whole(name);
             if (op.kind == OpKind::rms_norm && op.value != 0)
                 for (float& value : values) value += static_cast<float>(op.value);
-            weights.emplace(name, to_compute(values, {std::int64_t(values.size())}, op.kind == OpKind::linear));
+            const std::int64_t size = std::int64_t(values.size());
+            // A weight with an offset stays float32: 1 + w would lose most of a small w's bits.
+            weights.emplace(name, op.kind == OpKind::rms_norm && op.value != 0
+                                      ? from_span(values, {size})
+                                      : to_compute(values, {size}, op.kind == OpKind::linear));
         };
         if (op.kind == OpKind::rms_norm || op.kind == OpKind::layer_norm) {
             vector(op.weight);
@@ -298,21 +204,29 @@ struct Program::Impl {
             case OpKind::linear:
                 return linear(op, in[0]);
             case OpKind::rms_norm:
-                return rms_norm(in[0], weight(op.weight), op.eps);
+                return tensor_ops::rms_norm(op, in[0], weight(op.weight));
             case OpKind::layer_norm:
-                return at::layer_norm(in[0], {op.rows}, optional_weight(op.weight), optional_weight(op.bias), op.eps);
+                return tensor_ops::layer_norm(op, in[0], optional_weight(op.weight), optional_weight(op.bias));
             case OpKind::rope:
                 return rope(index, batch, in[0]);
             case OpKind::attention:
                 return attention(op, batch, in[0], in[1], in[2]);
             case OpKind::activation:
-                return activate(op.activation, in[0]);
+                return tensor_ops::activate(op.activation, in[0]);
             case OpKind::mul:
                 return in[0] * in[1];
             case OpKind::add:
                 return in[0] + in[1];
             case OpKind::scale:
-                return in[0] * op.value;
+                return tensor_ops::scale(op, in[0]);
+            case OpKind::softcap:
+                return tensor_ops::softcap(op.value, in[0]);
+            case OpKind::route:
+                return tensor_ops::route(op, in[0]);
+            case OpKind::dispatch:
+                return tensor_ops::dispatch(op, in[0], in[1]);
+            case OpKind::combine:
+                return tensor_ops::combine(in);
             case OpKind::embedding:
             case OpKind::split:
                 break;
@@ -389,7 +303,7 @@ void Program::run(Values& values, Batch batch, std::size_t first, std::size_t la
         }
         std::vector<at::Tensor> made;
         if (op.kind == OpKind::split)
-            for (const auto& part : at::split_with_sizes(in[0], op.sizes, -1)) made.push_back(part.contiguous());
+            made = tensor_ops::split(op, in[0]);
         else
             made.push_back(impl_->compute_op(i, batch, in));
         for (std::size_t o = 0; o < made.size(); ++o) {
@@ -427,6 +341,15 @@ void head_slice(const Value& hidden, std::span<const float> weight, std::int64_t
     const std::int64_t tokens = hidden.tokens(), features = hidden.features();
     linalg::gemm<float>(false, true, tokens, rows, features, 1.0f, x.data(), features, weight.data(), features, 0.0f,
                         logits.data(), rows);
+}
+
+void apply_elementwise(const Op& op, std::span<float> values) {
+    if (op.kind != OpKind::scale && op.kind != OpKind::softcap)
+        internal_error("op ", op_name(op.kind), " does not work on single values");
+    for (float& value : values) {
+        const double x = double(value);
+        value = float(op.kind == OpKind::scale ? x * op.value : op.value * std::tanh(x / op.value));
+    }
 }
 
 }  // namespace kerf::core

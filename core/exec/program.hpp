@@ -27,7 +27,8 @@ void warm_up_execution();
 /// bfloat16 operands and rounds the results, at float32's speed.
 bool has_bfloat16_hardware();
 
-/// An activation: [tokens, features] in the compute dtype, row-major, contiguous.
+/// An activation: [tokens, features] in the compute dtype, row-major, contiguous. Behind a dispatch, rows for an
+/// expert's tokens alone, perhaps none.
 class Value {
 public:
     Value() = default;
@@ -93,7 +94,13 @@ private:
     std::unique_ptr<Impl> impl_;
 };
 
+/// Floats that an attention op over windows of `length` holds beside its inputs, its result and copies of k and v.
+std::int64_t attention_scratch(const Op& op, std::int64_t length);
+
 /// rows · weightᵀ: float32 [tokens, rows] logits of a slice of the head, `weight` float32 [rows, features].
 void head_slice(const Value& hidden, std::span<const float> weight, std::int64_t rows, std::span<float> logits);
+
+/// A scale or softcap op on float32 values, in place: what a graph may have behind its head.
+void apply_elementwise(const Op& op, std::span<float> values);
 
 }  // namespace kerf::core

@@ -14,15 +14,17 @@ File States::take_file(std::uint64_t bytes) {
     return file;
 }
 
-void States::declare(const std::string& name, std::int64_t features) {
+void States::declare(const std::string& name, std::int64_t features, Room room) {
     drop(name);
-    slots_.emplace(name, Slot{features, take_file(std::uint64_t(units_.tokens() * features) * dtype_bytes(dtype_))});
+    const auto bytes = std::uint64_t(units_.tokens() * features) * dtype_bytes(dtype_);
+    slots_.emplace(name, Slot{features, std::vector<std::int64_t>(std::size_t(units_.count())), room,
+                              room == Room::now ? take_file(bytes) : File::temporary(folder_)});
 }
 
 void States::drop(const std::string& name) {
     const auto found = slots_.find(name);
     if (found == slots_.end()) return;
-    spare_.push_back(std::move(found->second.file));
+    if (found->second.room == Room::now) spare_.push_back(std::move(found->second.file));
     slots_.erase(found);
 }
 
@@ -38,13 +40,16 @@ void States::put(const std::string& name, std::int64_t unit, const Value& value)
     Slot& slot = slots_.at(name);
     if (value.features() != slot.features)
         internal_error("state ", name, " has ", slot.features, " features, not ", value.features());
+    if (value.tokens() > units_.batch(unit).tokens())
+        internal_error("state ", name, " has ", value.tokens(), " rows for ", units_.batch(unit).tokens(), " tokens");
+    slot.rows[std::size_t(unit)] = value.tokens();
     slot.file.write_at(std::uint64_t(units_.first_token(unit) * slot.features) * dtype_bytes(dtype_), value.bytes());
 }
 
 Value States::get(const std::string& name, std::int64_t unit) const {
     const Slot& slot = slots_.at(name);
     const auto offset = std::uint64_t(units_.first_token(unit) * slot.features) * dtype_bytes(dtype_);
-    return Value::filled(units_.batch(unit).tokens(), slot.features, dtype_,
+    return Value::filled(slot.rows[std::size_t(unit)], slot.features, dtype_,
                          [&](std::span<std::byte> bytes) { slot.file.read_at(offset, bytes); });
 }
 

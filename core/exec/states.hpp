@@ -47,14 +47,16 @@ private:
 
 /// Activations of all units under names, in nameless files: their size never counts against memory, whatever the number
 /// of calibration tokens; the system's page cache keeps them near while it has room. put() and get() of different units
-/// may run at once.
+/// may run at once. A value behind a dispatch has fewer rows than its unit has tokens; get() gives as many as were put.
 class States {
 public:
     States(const Units& units, std::filesystem::path folder, DType dtype)
         : units_(units), folder_(std::move(folder)), dtype_(dtype) {}
 
-    /// Makes room for a value; not beside put() or get().
-    void declare(const std::string& name, std::int64_t features);
+    enum class Room { now, when_written };
+    /// Makes room on the disk for a value with rows for all tokens, or lets it grow as rows are put; not beside put()
+    /// or get().
+    void declare(const std::string& name, std::int64_t features, Room room = Room::now);
     void drop(const std::string& name);
     void rename(const std::string& from, const std::string& to);
     void put(const std::string& name, std::int64_t unit, const Value& value);
@@ -65,6 +67,8 @@ public:
 private:
     struct Slot {
         std::int64_t features = 0;
+        std::vector<std::int64_t> rows;  ///< of each unit
+        Room room = Room::now;
         File file;
     };
     const Units& units_;

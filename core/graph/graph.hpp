@@ -20,14 +20,20 @@ enum class OpKind : std::uint8_t {
     mul,
     add,
     split,
-    scale
+    scale,
+    softcap,
+    route,
+    dispatch,
+    combine
 };
 enum class ActivationKind : std::uint8_t { silu, gelu, gelu_new, gelu_tanh, relu, quick_gelu };
 
 struct RopeScaling {
-    enum class Kind : std::uint8_t { none, linear, llama3 } kind = Kind::none;
+    enum class Kind : std::uint8_t { none, linear, llama3, longrope } kind = Kind::none;
     double factor = 1, low_freq_factor = 1, high_freq_factor = 4;
     std::int64_t original_positions = 0;
+    std::vector<double> short_factors, long_factors;  ///< longrope: [rotary_dim / 2]
+    double attention_factor = 1;                      ///< longrope: of cosine and sine
 };
 
 /// One op of the graph document (docs/graph.md); only the attributes of its kind mean anything.
@@ -40,14 +46,25 @@ struct Op {
     std::string role;                    ///< linear
     bool transposed = false;             ///< linear: stored as [in, out]
     double eps = 0;                      ///< norms
-    double value = 0;                    ///< scale; rms_norm's offset on the weight; attention's softmax scale
+    double value = 0;                    ///< scale, softcap; rms_norm's offset on the weight; attention's softmax scale
+    bool rounded = false;                ///< scale: `value` is rounded to the compute dtype first
+    double softcap = 0;                  ///< attention
+    bool alibi = false;                  ///< attention
     std::int64_t offset = 0;             ///< embedding
-    std::int64_t heads = 0, kv_heads = 0, head_dim = 0, rotary_dim = 0, window = 0;
+    std::int64_t heads = 1;              ///< rope, attention; norms: slices of the features
+    std::int64_t kv_heads = 1, head_dim = 0, rotary_dim = 0, window = 0;
     double theta = 10000;
     bool interleaved = false;
     RopeScaling scaling;
     ActivationKind activation = ActivationKind::silu;
-    std::vector<std::int64_t> sizes;  ///< split
+    std::vector<std::int64_t> sizes;      ///< split
+    std::int64_t groups = 1;              ///< split
+    std::int64_t experts = 0, top_k = 0;  ///< route
+    bool normalize = true;                ///< route
+    /// Derived by parse_graph: the expert whose tokens alone reach this op (−1: all tokens do), and what share of the
+    /// tokens that is when the router spreads them evenly.
+    std::int64_t expert = -1;
+    double share = 1;
 };
 
 struct Block {

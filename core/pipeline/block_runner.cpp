@@ -29,6 +29,8 @@ std::int64_t width_made(const std::vector<Op>& ops, const Op& op, const std::str
             return op.heads * op.head_dim;
         case OpKind::split:
             return op.sizes[std::size_t(std::find(op.out.begin(), op.out.end(), value) - op.out.begin())];
+        case OpKind::combine:
+            return width_of(ops, op.in[1], input_width);
         default:
             return width_of(ops, op.in[0], input_width);
     }
@@ -40,6 +42,14 @@ std::int64_t width_of(const std::vector<Op>& ops, const std::string& value, std:
         if (std::find(op.out.begin(), op.out.end(), value) != op.out.end())
             return width_made(ops, op, value, input_width);
     internal_error("no op makes ", value);
+}
+
+/// An expert's values have rows for a share of the tokens that is not known before.
+States::Room room_for(const std::vector<Op>& ops, const std::string& value) {
+    for (const auto& op : ops)
+        if (op.expert >= 0 && std::find(op.out.begin(), op.out.end(), value) != op.out.end())
+            return States::Room::when_written;
+    return States::Room::now;
 }
 
 double squared_norm(const std::vector<float>& values) {
@@ -110,7 +120,8 @@ std::vector<InputGroup> input_groups(const std::vector<Op>& ops, const std::vect
 }
 
 double op_flops(const Op& op, std::int64_t tokens, std::int64_t length) {
-    if (op.kind == OpKind::linear) return 2.0 * double(op.rows) * double(op.columns) * double(tokens);
+    // An expert's linear runs on the tokens that are routed to it; an even share of them is expected.
+    if (op.kind == OpKind::linear) return 2.0 * double(op.rows) * double(op.columns) * double(tokens) * op.share;
     // Half of the score matrix is masked away, but both products compute it in tiles; the causal kernels skip about
     // half.
     if (op.kind == OpKind::attention) return 2.0 * double(op.heads * op.head_dim) * double(length) * double(tokens);
@@ -155,6 +166,14 @@ std::vector<std::string> BlockRunner::live_at(std::size_t op) const {
     return {live.begin(), live.end()};
 }
 
+/// The values that ops [first, last) read or Grams are made of, sorted.
+std::vector<std::string> BlockRunner::read_by(std::size_t first, std::size_t last, const Accumulators& grams) const {
+    std::set<std::string> read;
+    for (std::size_t i = first; i < last; ++i) read.insert(ops_[i].in.begin(), ops_[i].in.end());
+    for (const auto& [value, gram] : grams) read.insert(value);
+    return {read.begin(), read.end()};
+}
+
 double BlockRunner::segment_flops(std::size_t first, std::size_t last, std::int64_t tokens, std::int64_t length) const {
     double sum = 0;
     for (std::size_t i = first; i < last; ++i) sum += op_flops(ops_[i], tokens, length);
@@ -163,9 +182,9 @@ double BlockRunner::segment_flops(std::size_t first, std::size_t last, std::int6
 
 void BlockRunner::segment(const Units& units, States& states, const Program& program, std::size_t first,
                           std::size_t last, const std::vector<std::string>& live_out, Accumulators& grams) {
-    const std::vector<std::string> live_in = live_at(first);
+    const std::vector<std::string> live_in = live_at(first), read = read_by(first, last, grams);
     for (const auto& name : live_out)
-        if (!states.has(name)) states.declare(name, width_of(ops_, name, input_width_));
+        if (!states.has(name)) states.declare(name, width_of(ops_, name, input_width_), room_for(ops_, name));
     std::vector<std::string> keep = live_out;
     for (const auto& [value, gram] : grams) keep.push_back(value);
 
@@ -179,7 +198,8 @@ void BlockRunner::segment(const Units& units, States& states, const Program& pro
         parallel_for(here, 1, [&](std::int64_t i, std::int64_t) {
             const std::int64_t unit = start + i;
             Values values;
-            for (const auto& name : live_in) values.emplace(name, states.get(name, unit));
+            for (const auto& name : live_in)
+                if (std::binary_search(read.begin(), read.end(), name)) values.emplace(name, states.get(name, unit));
             program.run(values, units.batch(unit), first, last, keep);
             for (const auto& name : live_out)
                 if (std::find(live_in.begin(), live_in.end(), name) == live_in.end())
@@ -188,9 +208,11 @@ void BlockRunner::segment(const Units& units, States& states, const Program& pro
             captured[std::size_t(i)] = std::move(values);
         });
         std::int64_t tokens = 0;
+        double flops = 0;
         for (std::int64_t i = 0; i < here; ++i) {
             for (const auto& [name, gram] : grams) {
                 const Value& value = captured[std::size_t(i)].at(name);
+                flops += double(gram->features()) * double(gram->features()) * double(value.tokens());
                 if (program.compute() == DType::bf16)
                     gram->add_bf16(reinterpret_cast<const std::uint16_t*>(value.bytes().data()), value.tokens());
                 else
@@ -199,10 +221,7 @@ void BlockRunner::segment(const Units& units, States& states, const Program& pro
             captured[std::size_t(i)].clear();
             tokens += units.batch(start + i).tokens();
         }
-        double flops = segment_flops(first, last, tokens, units.length());
-        for (const auto& [name, gram] : grams)
-            flops += double(gram->features()) * double(gram->features()) * double(tokens);
-        hooks_.progress(flops);
+        hooks_.progress(flops + segment_flops(first, last, tokens, units.length()));
     }
     captured.clear();
     trim_activations();
@@ -223,9 +242,7 @@ void BlockRunner::run_one_pass(const Units& units, States& states, Program& prog
         for (const auto& name : live_at(done))
             if (std::find(live.begin(), live.end(), name) == live.end()) states.drop(name);
         done = group.first_op;
-        auto& accumulator = *gram.begin()->second;
-        const std::int64_t tokens = accumulator.tokens();
-        Curvature curvature(text(group.targets.front()->name, " input"), group.features, tokens, accumulator.finish());
+        Curvature curvature = curvature_of(group, *gram.begin()->second);
         gram.clear();
         compress_group(group, curvature, &program);
     }
@@ -246,9 +263,7 @@ void BlockRunner::run_whole_block(const Units& units, States& states, Program& p
     segment(units, states, program, 0, ops_.size(), none ? std::vector{block_output} : std::vector<std::string>(),
             grams);
     for (const auto& group : groups_) {
-        auto& accumulator = *grams.at(group.value);
-        const std::int64_t tokens = accumulator.tokens();
-        Curvature curvature(text(group.targets.front()->name, " input"), group.features, tokens, accumulator.finish());
+        Curvature curvature = curvature_of(group, *grams.at(group.value));
         grams.erase(group.value);
         compress_group(group, curvature, none ? nullptr : &program);
     }
@@ -259,6 +274,24 @@ void BlockRunner::run_whole_block(const Units& units, States& states, Program& p
     }
     states.drop(block_input);
     states.rename(block_output, block_input);
+}
+
+/// Ends the sums. An expert that the router sent no token to has no statistics: H = I stands for inputs of which
+/// nothing is known, so that a calibrated method does with it what it does without data, and no weight counts as
+/// unused.
+Curvature BlockRunner::curvature_of(const InputGroup& group, GramAccumulator& sums) const {
+    const std::string name = text(group.targets.front()->name, " input");
+    const std::int64_t tokens = sums.tokens(), n = group.features;
+    if (tokens > 0 || ops_[group.targets.front()->op].expert < 0) return {name, n, tokens, sums.finish()};
+    std::string linears;
+    for (const Target* target : group.targets) linears += (linears.empty() ? "" : ", ") + target->name;
+    hooks_.log(KERF_LOG_WARN,
+               text(linears,
+                    ": no calibration token was routed here; compressed as if all inputs were alike, more "
+                    "calibration tokens usually reach every expert"));
+    std::vector<float> identity(std::size_t(n * n));
+    for (std::int64_t i = 0; i < n; ++i) identity[std::size_t(i * n + i)] = 1;
+    return {name, n, tokens, std::move(identity)};
 }
 
 void BlockRunner::compress_group(const InputGroup& group, Curvature& curvature, Program* program) {

@@ -52,6 +52,8 @@ private:
     void segment(const Units& units, States& states, const Program& program, std::size_t first, std::size_t last,
                  const std::vector<std::string>& live_out, Accumulators& grams);
     std::vector<std::string> live_at(std::size_t op) const;
+    std::vector<std::string> read_by(std::size_t first, std::size_t last, const Accumulators& grams) const;
+    Curvature curvature_of(const InputGroup& group, GramAccumulator& sums) const;
     void compress_group(const InputGroup& group, Curvature& curvature, Program* program);
     Compressed compress_one(const Target& target, Curvature* curvature);
     double segment_flops(std::size_t first, std::size_t last, std::int64_t tokens, std::int64_t length) const;
@@ -66,7 +68,7 @@ private:
     std::int64_t input_width_ = 0;
 };
 
-/// FLOPs of an op for `tokens` tokens in windows of `length`.
+/// FLOPs of an op for `tokens` tokens in windows of `length`, those that a router sends elsewhere included.
 double op_flops(const Op& op, std::int64_t tokens, std::int64_t length);
 
 }  // namespace kerf::core

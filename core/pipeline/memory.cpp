@@ -3,9 +3,11 @@
 // once; a test compares the sum with the measured peak.
 #include <algorithm>
 #include <map>
+#include <numeric>
 #include <set>
 
 #include "core/curvature/gram.hpp"
+#include "core/exec/program.hpp"
 #include "core/pipeline/block_runner.hpp"
 #include "core/pipeline/prepared.hpp"
 
@@ -28,8 +30,9 @@ std::int64_t temporary_width(const Op& op, std::int64_t out) {
     switch (op.kind) {
         case OpKind::rms_norm:
             return 2 * out;
-        case OpKind::rope:
-            return 0;
+        case OpKind::softcap:
+        case OpKind::combine:  // the sum in float32, and an expert's weighted rows
+            return 2 * out;
         case OpKind::attention:
             return op.heads * op.head_dim * (op.kv_heads == op.heads ? 1 : 3);
         default:
@@ -37,9 +40,46 @@ std::int64_t temporary_width(const Op& op, std::int64_t out) {
     }
 }
 
+/// Features of an op's output `o`, given those of what it reads.
+std::int64_t width_made(const Op& op, std::size_t o, std::map<std::string, std::int64_t>& width) {
+    switch (op.kind) {
+        case OpKind::split:
+            return op.sizes[o];
+        case OpKind::embedding:
+            return op.columns;
+        case OpKind::linear:
+            return op.rows;
+        case OpKind::combine:
+            return width[op.in[1]];
+        default:
+            return width[op.in[0]];
+    }
+}
+
+/// Features alive per token. Values of experts have rows for their tokens alone, and every token has top_k experts: at
+/// worst all tokens go to the top_k experts that hold the widest values.
+class Alive {
+public:
+    explicit Alive(const std::vector<Op>& ops) {
+        for (const auto& op : ops) top_k_ += op.kind == OpKind::route ? op.top_k : 0;
+    }
+    void add(std::int64_t expert, std::int64_t features) { (expert < 0 ? all_ : of_expert_[expert]) += features; }
+    std::int64_t widest() const {
+        std::vector<std::int64_t> experts;
+        for (const auto& [expert, features] : of_expert_) experts.push_back(features);
+        std::sort(experts.rbegin(), experts.rend());
+        experts.resize(std::min(experts.size(), std::size_t(top_k_)));
+        return std::accumulate(experts.begin(), experts.end(), all_);
+    }
+
+private:
+    std::int64_t top_k_ = 0, all_ = 0;
+    std::map<std::int64_t, std::int64_t> of_expert_;
+};
+
 /// Largest number of features alive per token while the ops run one after the other.
 std::int64_t live_width(const std::vector<Op>& ops, std::int64_t input) {
-    std::map<std::string, std::int64_t> width{{"x", input}};
+    std::map<std::string, std::int64_t> width{{"x", input}}, expert{{"x", -1}};
     std::map<std::string, std::size_t> last;
     for (std::size_t i = 0; i < ops.size(); ++i)
         for (const auto& name : ops[i].in) last[name] = i;
@@ -48,16 +88,15 @@ std::int64_t live_width(const std::vector<Op>& ops, std::int64_t input) {
         const Op& op = ops[i];
         std::int64_t made = 0;
         for (std::size_t o = 0; o < op.out.size(); ++o) {
-            const std::int64_t features = op.kind == OpKind::split       ? op.sizes[o]
-                                          : op.kind == OpKind::embedding ? op.columns
-                                          : op.kind == OpKind::linear    ? op.rows
-                                                                         : width[op.in[0]];
+            const std::int64_t features = width_made(op, o, width);
             width[op.out[o]] = features;
+            expert[op.out[o]] = op.expert;
             made += features;
         }
-        std::int64_t alive = temporary_width(op, made);
-        for (const auto& [name, features] : width) alive += features;
-        largest = std::max(largest, alive);
+        Alive alive(ops);
+        alive.add(op.expert, temporary_width(op, made));
+        for (const auto& [name, features] : width) alive.add(expert[name], features);
+        largest = std::max(largest, alive.widest());
         for (const auto& name : op.in)
             if (last[name] == i) width.erase(name);
     }
@@ -69,11 +108,15 @@ std::int64_t unit_length(std::int64_t length, std::int64_t samples) {
            length;
 }
 
-std::uint64_t activation_bytes(const std::vector<Op>& ops, std::int64_t hidden, std::int64_t unit, DType compute,
-                               std::int64_t threads) {
+std::uint64_t activation_bytes(const std::vector<Op>& ops, std::int64_t hidden, std::int64_t unit, std::int64_t length,
+                               DType compute, std::int64_t threads) {
     // Widened bfloat16 products hold a float32 copy of an operand and of the result beside the values themselves.
     const std::uint64_t bytes = compute == DType::bf16 && has_bfloat16_hardware() ? 2 : 4;
-    return std::uint64_t(threads * unit * (live_width(ops, hidden) + hidden)) * bytes;
+    std::int64_t scores = 0;
+    for (const auto& op : ops)
+        if (op.kind == OpKind::attention) scores = std::max(scores, attention_scratch(op, length));
+    return std::uint64_t(threads * unit * (live_width(ops, hidden) + hidden)) * bytes +
+           std::uint64_t(threads * scores) * sizeof(float);
 }
 
 /// compress(): the weight before, after, and their difference in float32, codes, what the method asked for, H and its
@@ -111,7 +154,8 @@ std::uint64_t stage_memory(const Model& model, const Stage& stage, DType compute
             continue;
         }
         const std::int64_t unit = unit_length(stage.windows->length, stage.windows->samples);
-        const std::uint64_t run = grams + activation_bytes(ops, graph.hidden, unit, compute, threads);
+        const std::uint64_t run =
+            grams + activation_bytes(ops, graph.hidden, unit, stage.windows->length, compute, threads);
         peak = std::max(peak, program_bytes(ops, compute) + std::max(run, compress));
     }
     return peak;
@@ -124,7 +168,7 @@ std::uint64_t evaluation_memory(const Model& model, std::int64_t length, std::in
     std::uint64_t body = 0;
     for (const auto& block : graph.blocks)
         body = std::max(body, program_bytes(block.ops, compute) +
-                                  activation_bytes(block.ops, graph.hidden, unit, compute, threads));
+                                  activation_bytes(block.ops, graph.hidden, unit, length, compute, threads));
     constexpr std::int64_t slice = 4096, token_record = 40;
     const std::int64_t rows = std::min(slice, graph.vocabulary);
     const int sides = with_reference ? 2 : 1;

@@ -43,7 +43,7 @@ double stage_flops(const Model& model, const Stage& stage) {
         sum += twice ? 2 * forward : forward;
         for (const auto& group : groups) {
             const double n = double(group.features);
-            sum += n * n * double(tokens) + 2.0 / 3.0 * n * n * n;
+            sum += n * n * double(tokens) * ops[group.targets.front()->op].share + 2.0 / 3.0 * n * n * n;
         }
     }
     return sum;
@@ -60,15 +60,17 @@ double evaluation_flops(const Prepared& prepared, const Recipe& recipe) {
 /// pieces.
 std::uint64_t state_bytes(const Model& model, const Stage& stage, DType compute) {
     if (!stage.windows) return 0;
-    std::int64_t widest = 0;
+    double widest = 0;
     for (const auto& block : model.graph().blocks) {
-        std::int64_t sum = 0;
+        double sum = 0;
+        // The shares of all experts together are exact: every token is routed to top_k of them.
         for (const auto& op : block.ops)
-            if (op.kind == OpKind::linear) sum += op.rows;
+            if (op.kind == OpKind::linear) sum += double(op.rows) * op.share;
         widest = std::max(widest, sum);
     }
-    return std::uint64_t(stage.windows->samples * stage.windows->length) *
-           std::uint64_t(2 * model.graph().hidden + widest) * dtype_bytes(compute);
+    return std::uint64_t(double(stage.windows->samples * stage.windows->length) *
+                         (2 * double(model.graph().hidden) + widest)) *
+           dtype_bytes(compute);
 }
 
 std::map<std::string, Windows> evaluation_texts(const Recipe& recipe, const Model& model) {

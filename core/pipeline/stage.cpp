@@ -87,9 +87,10 @@ public:
         return made;
     }
 
-    bool wanted(const std::string& linear, bool in_blocks) const {
-        if (any_match(spec_.exclude, linear)) return false;
-        return spec_.include.empty() ? in_blocks : any_match(spec_.include, linear);
+    /// Without include: what blocks hold but routers. They are small, and what they choose between is not continuous.
+    bool wanted(const Op& linear, bool in_blocks) const {
+        if (any_match(spec_.exclude, linear.name)) return false;
+        return spec_.include.empty() ? in_blocks && linear.role != "router" : any_match(spec_.include, linear.name);
     }
 
     void check_globs(const std::vector<std::string>& linears) const {
@@ -202,7 +203,7 @@ Stage resolve_stage(const Recipe& recipe, std::size_t index, const Model& model,
         for (std::size_t i = 0; i < ops.size(); ++i) {
             if (ops[i].kind != OpKind::linear) continue;
             names.push_back(ops[i].name);
-            if (!picker.wanted(ops[i].name, block < graph.blocks.size())) continue;
+            if (!picker.wanted(ops[i], block < graph.blocks.size())) continue;
             check_target(spec, graph, ops[i], stage, block);
             Target target{block, i, ops[i].name, ops[i].rows, ops[i].columns, picker.instance_for(ops[i].name), {}};
             const std::int64_t tokens = stage.windows ? stage.windows->samples * stage.windows->length : 0;

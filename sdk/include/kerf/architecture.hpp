@@ -24,8 +24,9 @@ struct Norm {
     double offset = 0;                ///< rms: added to the weight
     bool affine = true, bias = true;  ///< layer norm
 
-    Value apply(Ops& ops, const Value& in) const {
-        return rms ? ops.rms_norm(in, name, eps, offset) : ops.layer_norm(in, name, eps, affine, bias);
+    /// `heads`: the features are so many slices, each normalised by itself with the same weight.
+    Value apply(Ops& ops, const Value& in, std::int64_t heads = 1) const {
+        return rms ? ops.rms_norm(in, name, eps, offset, heads) : ops.layer_norm(in, name, eps, affine, bias, heads);
     }
 };
 
@@ -53,37 +54,84 @@ struct Qkvo {
     std::string q, k, v, o;
 };
 struct AttentionOptions {
-    bool bias = false;         ///< of q, k, v
-    bool output_bias = false;  ///< of o
-    std::int64_t window = 0;   ///< sliding window in tokens; 0 = none
-    double scale = 0;          ///< of the scores; 0 = 1 / sqrt(head dim)
+    bool bias = false;                             ///< of q, k, v
+    bool output_bias = false;                      ///< of o
+    std::int64_t window = 0;                       ///< sliding window in tokens; 0 = none
+    double scale = 0;                              ///< of the scores; 0 = 1 / sqrt(head dim)
+    double softcap = 0;                            ///< c: scores become c · tanh(score / c); 0 = none
+    bool alibi = false;                            ///< Falcon's position bias on the scores
+    bool transposed = false;                       ///< the file holds the projections as [in, out]
+    std::optional<Norm> q_norm = {}, k_norm = {};  ///< of each head by itself, before the rotation
 };
-/// Causal self-attention with separate projections. No rope: positions come from elsewhere (learned).
+
+namespace detail_parts {
+inline Heads complete(Heads heads, std::int64_t hidden, const std::string& where) {
+    if (heads.query < 1) throw Error(Code::argument, where, ": attention needs a number of heads");
+    if (heads.key_value == 0) heads.key_value = heads.query;
+    if (heads.dim == 0) {
+        if (hidden % heads.query != 0)
+            throw Error(Code::argument, "hidden size ", hidden, " does not split into ", heads.query, " heads");
+        heads.dim = hidden / heads.query;
+    }
+    return heads;
+}
+
+/// From projected q, k, v to what is added to the stream.
+inline Value attend(Ops& ops, Value q, Value k, const Value& v, const std::string& o, std::int64_t hidden,
+                    const Heads& heads, const std::optional<Rope>& rope, const AttentionOptions& options) {
+    if (options.q_norm) q = options.q_norm->apply(ops, q, heads.query);
+    if (options.k_norm) k = options.k_norm->apply(ops, k, heads.key_value);
+    if (rope) {
+        q = ops.rope(q, heads.query, heads.dim, *rope);
+        k = ops.rope(k, heads.key_value, heads.dim, *rope);
+    }
+    const double scale = options.scale != 0 ? options.scale : 1 / std::sqrt(static_cast<double>(heads.dim));
+    const auto attended = ops.attention(q, k, v, heads, scale,
+                                        {.window = options.window, .softcap = options.softcap, .alibi = options.alibi});
+    return ops.linear(attended, o, hidden,
+                      {.bias = options.output_bias, .role = "o", .transposed = options.transposed});
+}
+}  // namespace detail_parts
+
+/// Causal self-attention with separate projections. No rope: positions come from elsewhere (learned, alibi).
 inline Sublayer attention(Qkvo names, Heads heads, std::optional<Rope> rope = {}, AttentionOptions options = {}) {
     return {[=](Ops& ops, const Value& in, std::int64_t hidden) {
-        Heads h = heads;
-        if (h.query < 1) throw Error(Code::argument, ops.full(names.q), ": attention needs a number of heads");
-        if (h.key_value == 0) h.key_value = h.query;
-        if (h.dim == 0) {
-            if (hidden % h.query != 0)
-                throw Error(Code::argument, "hidden size ", hidden, " does not split into ", h.query, " heads");
-            h.dim = hidden / h.query;
-        }
-        auto q = ops.linear(in, names.q, h.query * h.dim, {.bias = options.bias, .role = "q"});
-        auto k = ops.linear(in, names.k, h.key_value * h.dim, {.bias = options.bias, .role = "k"});
-        const auto v = ops.linear(in, names.v, h.key_value * h.dim, {.bias = options.bias, .role = "v"});
-        if (rope) {
-            q = ops.rope(q, h.query, h.dim, *rope);
-            k = ops.rope(k, h.key_value, h.dim, *rope);
-        }
-        const double scale = options.scale != 0 ? options.scale : 1 / std::sqrt(static_cast<double>(h.dim));
-        const auto attended = ops.attention(q, k, v, h, scale, options.window);
-        return ops.linear(attended, names.o, hidden, {.bias = options.output_bias, .role = "o"});
+        const Heads h = detail_parts::complete(heads, hidden, ops.full(names.q));
+        const auto project = [&](const std::string& name, std::int64_t count, std::string_view role) {
+            return ops.linear(in, name, count * h.dim,
+                              {.bias = options.bias, .role = role, .transposed = options.transposed});
+        };
+        const auto q = project(names.q, h.query, "q");
+        const auto k = project(names.k, h.key_value, "k");
+        const auto v = project(names.v, h.key_value, "v");
+        return detail_parts::attend(ops, q, k, v, names.o, hidden, h, rope, options);
+    }};
+}
+
+struct FusedQkvo {
+    std::string qkv, o;
+};
+/// How the rows of a fused q, k, v projection lie.
+enum class QkvLayout {
+    consecutive,  ///< all of q, then k, then v
+    per_kv_head,  ///< for each key-value head: the query heads that read it, its key, its value
+};
+/// Causal self-attention whose q, k and v come from one linear.
+inline Sublayer fused_attention(FusedQkvo names, QkvLayout layout, Heads heads, std::optional<Rope> rope = {},
+                                AttentionOptions options = {}) {
+    return {[=](Ops& ops, const Value& in, std::int64_t hidden) {
+        const Heads h = detail_parts::complete(heads, hidden, ops.full(names.qkv));
+        const auto qkv = ops.linear(in, names.qkv, (h.query + 2 * h.key_value) * h.dim,
+                                    {.bias = options.bias, .role = "qkv", .transposed = options.transposed});
+        const auto parts = ops.split(qkv, {h.query * h.dim, h.key_value * h.dim, h.key_value * h.dim},
+                                     layout == QkvLayout::per_kv_head ? h.key_value : 1);
+        return detail_parts::attend(ops, parts[0], parts[1], parts[2], names.o, hidden, h, rope, options);
     }};
 }
 
 struct MlpOptions {
     bool bias = false;
+    bool transposed = false;  ///< the file holds the weights as [in, out]
 };
 struct GateUpDown {
     std::string gate, up, down;
@@ -91,10 +139,25 @@ struct GateUpDown {
 /// down(act(gate(x)) · up(x))
 inline Sublayer gated_mlp(GateUpDown names, std::int64_t width, Act kind, MlpOptions options = {}) {
     return {[=](Ops& ops, const Value& in, std::int64_t hidden) {
-        const auto gate = ops.linear(in, names.gate, width, {.bias = options.bias, .role = "gate"});
-        const auto up = ops.linear(in, names.up, width, {.bias = options.bias, .role = "up"});
-        const auto inner = ops.mul(ops.activation(gate, kind), up);
-        return ops.linear(inner, names.down, hidden, {.bias = options.bias, .role = "down"});
+        const auto linear = [&](const Value& x, const std::string& name, std::int64_t out, std::string_view role) {
+            return ops.linear(x, name, out, {.bias = options.bias, .role = role, .transposed = options.transposed});
+        };
+        const auto gate = linear(in, names.gate, width, "gate");
+        const auto up = linear(in, names.up, width, "up");
+        return linear(ops.mul(ops.activation(gate, kind), up), names.down, hidden, "down");
+    }};
+}
+struct FusedGateUpDown {
+    std::string gate_up, down;
+};
+/// The same with gate and up, in this order, in one linear of 2 · width rows.
+inline Sublayer fused_gated_mlp(FusedGateUpDown names, std::int64_t width, Act kind, MlpOptions options = {}) {
+    return {[=](Ops& ops, const Value& in, std::int64_t hidden) {
+        const auto both = ops.linear(in, names.gate_up, 2 * width,
+                                     {.bias = options.bias, .role = "gate_up", .transposed = options.transposed});
+        const auto parts = ops.split(both, {width, width});
+        return ops.linear(ops.mul(ops.activation(parts[0], kind), parts[1]), names.down, hidden,
+                          {.bias = options.bias, .role = "down", .transposed = options.transposed});
     }};
 }
 struct UpDown {
@@ -103,8 +166,41 @@ struct UpDown {
 /// fc2(act(fc1(x)))
 inline Sublayer mlp(UpDown names, std::int64_t width, Act kind, MlpOptions options = {}) {
     return {[=](Ops& ops, const Value& in, std::int64_t hidden) {
-        const auto inner = ops.linear(in, names.fc1, width, {.bias = options.bias, .role = "fc1"});
-        return ops.linear(ops.activation(inner, kind), names.fc2, hidden, {.bias = options.bias, .role = "fc2"});
+        const auto inner =
+            ops.linear(in, names.fc1, width, {.bias = options.bias, .role = "fc1", .transposed = options.transposed});
+        return ops.linear(ops.activation(inner, kind), names.fc2, hidden,
+                          {.bias = options.bias, .role = "fc2", .transposed = options.transposed});
+    }};
+}
+
+struct Experts {
+    std::int64_t count = 0, top_k = 1;
+    bool normalize = true;  ///< the chosen ones' weights sum to 1
+};
+/// Σ over each token's top_k experts of weight · expert(x), the weights a softmax over router(x). `router` is a
+/// linear's name, `expert` holds the number as `{}`; make(name of one expert) gives its sublayer.
+inline Sublayer routed_mlp(std::string_view router, std::string_view expert, Experts experts,
+                           std::function<Sublayer(const std::string& name)> make) {
+    return {[=, router = std::string(router), expert = std::string(expert)](Ops& ops, const Value& in,
+                                                                            std::int64_t hidden) {
+        const auto at = expert.find("{}");
+        if (at == std::string::npos) throw Error(Code::argument, ops.full(expert), ": needs {} for its number");
+        const auto logits = ops.linear(in, router, experts.count, {.role = "router"});
+        const auto routing = ops.route(logits, {.top_k = experts.top_k, .normalize = experts.normalize});
+        std::vector<Value> outputs;
+        for (std::int64_t e = 0; e < experts.count; ++e) {
+            auto name = expert;
+            name.replace(at, 2, std::to_string(e));
+            outputs.push_back(make(name).apply(ops, ops.dispatch(in, routing, e), hidden));
+        }
+        return ops.combine(routing, outputs);
+    }};
+}
+
+/// A sublayer whose output is normalised before it is added to the stream.
+inline Sublayer then(Sublayer sublayer, Norm norm) {
+    return {[=](Ops& ops, const Value& in, std::int64_t hidden) {
+        return norm.apply(ops, sublayer.apply(ops, in, hidden));
     }};
 }
 /// Anything else, op by op: `custom([](Ops& ops, const Value& in, std::int64_t hidden) { return ops.…; })`.
@@ -122,6 +218,7 @@ enum class Residual {
 struct EmbeddingOptions {
     std::int64_t width = 0;  ///< 0 = hidden; another width needs project_in()
     double scale = 1;        ///< of the embedded tokens
+    bool rounded = false;    ///< the scale is rounded to the compute dtype first
 };
 struct PositionOptions {
     std::int64_t offset = 0;  ///< position p reads row p + offset
@@ -132,6 +229,7 @@ struct ProjectOptions {
 struct HeadOptions {
     bool tied = false;  ///< reads the embedding's table
     bool bias = false;
+    double softcap = 0;  ///< c: logits become c · tanh(logit / c); 0 = none
 };
 
 /// A model, written from its first op to its last; see model().
@@ -146,7 +244,7 @@ public:
         vocabulary_ = vocabulary;
         table_ = std::string(name) + ".weight";
         stream_ = prologue_.embedding({"tokens", 0}, table_, vocabulary, options.width > 0 ? options.width : hidden_);
-        if (options.scale != 1) stream_ = prologue_.scale(stream_, options.scale);
+        if (options.scale != 1) stream_ = prologue_.scale(stream_, options.scale, options.rounded);
         return *this;
     }
     /// A linear from the embedding's width to the model's.
@@ -200,7 +298,9 @@ public:
         begin_epilogue();
         LinearOptions linear{.bias = options.bias, .role = "head"};
         if (options.tied) linear.weight = table_;
-        epilogue_.finish(epilogue_.linear(stream_, name, vocabulary_, linear), "logits");
+        auto logits = epilogue_.linear(stream_, name, vocabulary_, linear);
+        if (options.softcap > 0) logits = epilogue_.softcap(logits, options.softcap);
+        epilogue_.finish(logits, "logits");
         complete_ = true;
         return *this;
     }
