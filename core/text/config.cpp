@@ -96,6 +96,7 @@ TokenizerConfig read_tokenizer_config(const std::filesystem::path& folder) {
         out.add_eos = file.flag("add_eos_token");
         out.add_prefix_space = file.flag("add_prefix_space");
         out.legacy = file.flag_or("legacy", false);
+        out.tokenizer_class = file.string_or("tokenizer_class", "");
         read_named(file, out);
         complete = file.has("added_tokens_decoder");
         if (complete) read_decoder_tokens(file.at("added_tokens_decoder"), out);

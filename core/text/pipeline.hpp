@@ -24,7 +24,8 @@ struct TokenizerConfig {
     std::vector<AddedToken> others;  ///< added_tokens_decoder by id
     std::optional<bool> add_bos, add_eos, add_prefix_space;
     bool legacy = false;
-    std::string model_type;  ///< of config.json
+    std::string tokenizer_class;  ///< as tokenizer_config.json names it
+    std::string model_type;       ///< of config.json
     std::string where;
 
     const AddedToken* token(std::string_view role) const;

@@ -155,6 +155,11 @@ bool reads_generically(std::string_view model_type) {
     return std::find(types.begin(), types.end(), model_type) != types.end();
 }
 
+/// transformers has a class of its own for Gemma's file: no space in front, other special tokens.
+bool is_gemma(const TokenizerConfig& config) {
+    return config.tokenizer_class.starts_with("Gemma") || config.model_type.starts_with("gemma");
+}
+
 }  // namespace
 
 /// As transformers' LlamaTokenizer reads such a file: the pieces as a BPE vocabulary with byte fallback, spaces as
@@ -181,15 +186,17 @@ TokenizerParts read_sentencepiece(const std::filesystem::path& path, TokenizerCo
         token.special = piece.kind == Kind::control;
         added.add(token, vocabulary, {}, where);
     }
-    config.set_default("bos_token", "<s>");
-    config.set_default("eos_token", "</s>");
+    const bool gemma = is_gemma(config);
+    config.set_default("bos_token", gemma ? "<bos>" : "<s>");
+    config.set_default("eos_token", gemma ? "<eos>" : "</s>");
     config.set_default("unk_token", "<unk>");
+    if (gemma && !config.add_bos) config.add_bos = true;
     const bool generic = reads_generically(config.model_type);
     if (generic && file.rewrites)
         bad_input(where,
                   ": has a table of character replacements (precompiled_charsmap), which kerf does not support for ",
                   config.model_type, " models; save the tokenizer as tokenizer.json");
-    const bool prefix = !generic && config.add_prefix_space.value_or(true);
+    const bool prefix = !generic && !gemma && config.add_prefix_space.value_or(true);
     const Prepend prepend = !prefix ? Prepend::never : config.legacy ? Prepend::always : Prepend::first;
     auto merges = merges_of(vocabulary, file.pieces);
     return {std::move(added),

@@ -39,6 +39,32 @@ INSTANTIATE_TEST_SUITE_P(Models, TokenizerGolden,
                              return name;
                          });
 
+// Tokenizers of the published kinds, trained small by tests/data/make_tokenizers.py.
+class TokenizerFamily : public testing::TestWithParam<const char*> {};
+
+TEST_P(TokenizerFamily, GivesTheIdsAndTextsOfTransformers) {
+    static const auto golden = read_json(data / "golden" / "tokenizer-families.json");
+    const auto& expected = golden["families"][GetParam()];
+    const auto tokenizer = Tokenizer::open(data / "tokenizers" / GetParam());
+    ASSERT_EQ(golden["texts"].size(), 300u);
+    for (std::size_t i = 0; i < golden["texts"].size(); ++i) {
+        const std::string text = golden["texts"][i];
+        const auto plain = tokenizer->encode(text, false);
+        EXPECT_EQ(tokenizer->encode(text, true), expected["ids"][i].get<Ids>()) << text;
+        EXPECT_EQ(plain, expected["ids_no_special"][i].get<Ids>()) << text;
+        const auto& decoded = expected["decoded"][i];
+        EXPECT_EQ(tokenizer->decode(plain, false), decoded.is_null() ? text : decoded.get<std::string>()) << text;
+    }
+}
+
+INSTANTIATE_TEST_SUITE_P(Kinds, TokenizerFamily,
+                         testing::Values("llama3", "qwen2", "gemma", "gemma-model", "gptneox", "mistral"),
+                         [](const auto& info) {
+                             std::string name = info.param;
+                             std::erase(name, '-');
+                             return name;
+                         });
+
 // Two readers of one file: ours without a dummy space, and the sentencepiece library, whose dummy space we put in the
 // text. Texts without "<": the library does not know special tokens.
 TEST(SentencepieceModel, GivesTheIdsOfTheSentencepieceLibrary) {
