@@ -3,6 +3,7 @@
 
 #include <set>
 
+#include "core/export/export.hpp"
 #include "core/plugin_api/host_table.hpp"
 #include "core/support/error.hpp"
 #include "core/support/json_text.hpp"
@@ -49,6 +50,7 @@ Model Model::describe(const std::filesystem::path& folder, const Components& com
     model.folder_ = folder;
     model.config_ = read_json(folder / "config.json");
     if (!model.config_.is_object()) bad_input((folder / "config.json").string(), ": is not a JSON object");
+    model.config_ = family_config(std::move(model.config_), (folder / "config.json").string());
     model.adapter_ = &adapter_for(model.config_, folder, components);
     const std::string document = described(*model.adapter_, components.host, model.config_);
     nlohmann::json graph;

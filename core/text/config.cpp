@@ -102,7 +102,12 @@ TokenizerConfig read_tokenizer_config(const std::filesystem::path& folder) {
         if (complete) read_decoder_tokens(file.at("added_tokens_decoder"), out);
         read_extra(file, out);
     });
-    read("config.json", [&](const JsonPart& file) { out.model_type = file.string_or("model_type", ""); });
+    read("config.json", [&](const JsonPart& file) {
+        // An export for transformers (core/export) keeps the family's config apart.
+        const auto kerf = file.find("kerf");
+        const auto family = kerf ? kerf->find("family_config") : std::nullopt;
+        out.model_type = family.value_or(file).string_or("model_type", "");
+    });
     if (!complete) {
         read("special_tokens_map.json", [&](const JsonPart& file) {
             read_named(file, out);

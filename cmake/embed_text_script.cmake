@@ -1,0 +1,10 @@
+# Run by kerf_embed_text with text, symbol, base and header set.
+file(READ "${text}" content)
+string(FIND "${content}" ")kerf_text\"" clash)
+if(NOT clash EQUAL -1)
+    message(FATAL_ERROR "${text} holds the mark that ends its literal: )kerf_text\"")
+endif()
+file(WRITE "${base}.hpp" "#pragma once\n\n#include <string_view>\n\nnamespace kerf::core {\nextern const std::string_view ${symbol};\n}\n")
+file(WRITE "${base}.cpp" "#include \"${header}\"\n\nconst std::string_view kerf::core::${symbol} = R\"kerf_text(")
+file(APPEND "${base}.cpp" "${content}")
+file(APPEND "${base}.cpp" ")kerf_text\";\n")
