@@ -48,10 +48,17 @@ Model Model::describe(const std::filesystem::path& folder, const Components& com
         bad_input(folder.string(), ": no such folder; model.path names a folder in Hugging Face layout");
     Model model;
     model.folder_ = folder;
-    model.config_ = read_json(folder / "config.json");
-    if (!model.config_.is_object()) bad_input((folder / "config.json").string(), ": is not a JSON object");
-    model.config_ = family_config(std::move(model.config_), (folder / "config.json").string());
+    const std::string file = (folder / "config.json").string();
+    nlohmann::json config = read_json(folder / "config.json");
+    if (!config.is_object()) bad_input(file, ": is not a JSON object");
+    const nlohmann::json exported = exported_graph(config, file);
+    model.config_ = family_config(std::move(config), file);
     model.adapter_ = &adapter_for(model.config_, folder, components);
+    if (!exported.is_null()) {
+        model.graph_ = parse_graph(exported, file);
+        model.edited_ = true;
+        return model;
+    }
     const std::string document = described(*model.adapter_, components.host, model.config_);
     nlohmann::json graph;
     try {

@@ -25,6 +25,9 @@ public:
     /// The same graph over other weights (a stage's result), checked likewise.
     Model with_weights(Checkpoint checkpoint) const;
 
+    /// Whether the graph is another than the adapter would make of the config.
+    bool is_edited() const noexcept { return edited_; }
+
     const nlohmann::json& config() const noexcept { return config_; }
     const Graph& graph() const noexcept { return graph_; }
     const Checkpoint& checkpoint() const noexcept { return *checkpoint_; }
@@ -51,6 +54,7 @@ private:
     Graph graph_;
     std::shared_ptr<const Checkpoint> checkpoint_;
     const AdapterComponent* adapter_ = nullptr;
+    bool edited_ = false;
 };
 
 }  // namespace kerf::core

@@ -5,6 +5,7 @@
 #include <array>
 #include <set>
 
+#include "core/export/export.hpp"
 #include "core/support/error.hpp"
 #include "core/support/file.hpp"
 #include "core/version.hpp"
@@ -219,6 +220,13 @@ nlohmann::json output_config(const Model& original, const OutputLayout& layout) 
     if (const auto settings = layout.quantization_config(); !settings.is_null())
         config["quantization_config"] = settings;
     return config;
+}
+
+void write_config(const std::filesystem::path& folder, const nlohmann::json& config, const Graph& graph,
+                  bool any_shape) {
+    if (any_shape) write_modeling_code(folder);
+    const nlohmann::json written = any_shape ? exported_config(config, graph) : config;
+    write_atomically(folder / "config.json", written.dump(2) + "\n");
 }
 
 void copy_side_files(const std::filesystem::path& from, const std::filesystem::path& to) {

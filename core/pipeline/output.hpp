@@ -78,6 +78,10 @@ private:
 
 /// config.json of the output: the input's, with dtype and quantisation settings as they now are.
 nlohmann::json output_config(const Model& original, const OutputLayout& layout);
+/// Writes config.json; with `any_shape`, for a graph that the family's class in transformers cannot express, the one by
+/// which transformers runs any graph, and the module that it needs for that.
+void write_config(const std::filesystem::path& folder, const nlohmann::json& config, const Graph& graph,
+                  bool any_shape);
 /// Copies tokenizer and generation files.
 void copy_side_files(const std::filesystem::path& from, const std::filesystem::path& to);
 

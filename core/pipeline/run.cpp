@@ -370,7 +370,8 @@ void Run::evaluate_after(const Model& result) {
 }
 
 void Run::write_side_files(const OutputLayout& layout) {
-    write_atomically(partial_ / "config.json", output_config(prepared_.model, layout).dump(2) + "\n");
+    const Model& model = prepared_.model;
+    write_config(partial_, output_config(model, layout), model.graph(), model.is_edited());
     if (const auto settings = layout.quantization_config(); !settings.is_null())
         write_atomically(partial_ / "quantize_config.json", settings.dump(2) + "\n");
     copy_side_files(prepared_.model.folder(), partial_);

@@ -3,9 +3,9 @@
 """A GPTQ-packed checkpoint of kerf, read by others, is the model that kerf measured.
 
 Runs one GPTQ recipe twice, packed (format = "gptq") and dequantised (format = "hf"), and holds that
-  1. unpacking the codes with bench/contenders/unpack_gptq.py gives the dequantised weights, bit for bit;
-  2. transformers, with gptqmodel, computes the same logits from both.
-Where Python packages that one of the two needs are absent, it says so and exits with 77, which CTest counts as skipped.
+  weights: unpacking the codes with bench/contenders/unpack_gptq.py gives the dequantised weights, bit for bit;
+  logits: transformers, with gptqmodel, computes the same logits from both.
+Where Python packages that the claim needs are absent, it says so and exits with 77, which CTest counts as skipped.
 """
 import argparse
 import contextlib
@@ -23,6 +23,7 @@ UNPACK = Path(__file__).resolve().parents[2] / "bench" / "contenders" / "unpack_
 
 def parse_arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("claim", choices=["weights", "logits"])
     parser.add_argument("--kerf", required=True)
     parser.add_argument("--model", required=True, type=Path)
     parser.add_argument("--text", required=True, type=Path, help="calibration text")
@@ -62,7 +63,7 @@ def weights_of(folder):
 
 
 def check_weights(packed, plain, work):
-    """Claim 1. Returns how many tensors were compared."""
+    """Returns how many tensors were compared."""
     import torch
     unpacked = work / "unpacked"
     subprocess.run([sys.executable, UNPACK, packed, unpacked], check=True, stdout=subprocess.DEVNULL)
@@ -92,7 +93,7 @@ def logits(folder, vocabulary):
 
 
 def check_logits(packed, plain):
-    """Claim 2. The weights are equal; the kernel rounds them and its outputs to its own precision, and sums of `width`
+    """The weights are equal; the kernel rounds them and its outputs to its own precision, and sums of `width`
     products are made in another order in float32. Each linear so errs by about eps + eps32 · √width of its output, each
     independently of the others, which adds up over the linears like a random walk. Relative to the largest logit."""
     import torch
@@ -117,7 +118,8 @@ def check_logits(packed, plain):
 def main():
     options = parse_arguments()
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
-    missing = missing_packages(["numpy", "torch", "safetensors"])
+    missing = missing_packages({"weights": ["numpy", "torch", "safetensors"],
+                                "logits": ["torch", "transformers", "optimum", "gptqmodel"]}[options.claim])
     if missing:
         print(f"skipped: Python packages are absent: {', '.join(missing)}")
         return SKIPPED
@@ -128,12 +130,10 @@ def main():
         for folder, layout in ((packed, "gptq"), (plain, "hf")):
             subprocess.run([options.kerf, "run", work / "recipe.toml", "--output", folder, "--set", f"output.format={layout}"],
                            check=True, stdout=subprocess.DEVNULL)
-        print(f"weights: {check_weights(packed, plain, work)} tensors equal")
-        missing = missing_packages(["transformers", "optimum", "gptqmodel"])
-        if missing:
-            print(f"logits not compared: Python packages are absent: {', '.join(missing)}")
-            return SKIPPED
-        check_logits(packed, plain)
+        if options.claim == "weights":
+            print(f"weights: {check_weights(packed, plain, work)} tensors equal")
+        else:
+            check_logits(packed, plain)
     return 0
 
 
