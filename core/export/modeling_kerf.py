@@ -12,7 +12,7 @@ The graph has three parts. The prologue makes `x` of `tokens` and `positions`, e
 named values, tensors [batch, length, features]. Parameters have the names of the checkpoint's tensors, linears are
 `nn.Linear` and lie where the family's own class has them, so that PEFT and quantisers find what they look for.
 
-Needs torch and transformers (4.50 or newer) alone; kerf need not be installed.
+It needs torch and transformers (4.57 or newer); kerf need not be installed.
 """
 import itertools
 import math
@@ -20,7 +20,6 @@ from functools import reduce
 
 import torch
 import torch.nn.functional as F
-import transformers
 from torch import nn
 from transformers import DynamicCache, GenerationMixin, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
@@ -61,13 +60,8 @@ class KerfConfig(PreTrainedConfig):
     def graph(self):
         return self.kerf.get("graph", {})
 
-    def __repr__(self):
-        settings = {key: value for key, value in self.to_diff_dict().items() if key != "kerf"}
-        return f"{type(self).__name__}({self.graph.get('family')}, {settings})"
-
 
 def all_parts(graph):
-    """The lists of ops, in the order in which they run."""
     return [graph["prologue"], *(block["ops"] for block in graph["blocks"]), graph["epilogue"]]
 
 
@@ -92,8 +86,8 @@ class TransposedLinear(Conv1D):
 
 class KerfRMSNorm(nn.Module):
     """x / rms(x) · (w + offset). The statistics are float32; where x is rounded to its own dtype again is each family's
-    own affair: before the weight (Llama), or, with an offset, after it (Gemma). A norm whose features were pruned goes on
-    dividing by the number that there were, `divisor`."""
+    own affair: before the weight (Llama), or, with an offset, after it (Gemma). A norm whose features were pruned goes
+    on dividing by the number that there were, `divisor`."""
 
     def __init__(self, features, eps, offset, divisor):
         super().__init__()
@@ -109,7 +103,7 @@ class KerfRMSNorm(nn.Module):
 
 
 class KerfLayerNorm(nn.Module):
-    """(x − mean) / sqrt(var + eps) · w + b; `divisor` as in KerfRMSNorm: the features that are gone count as zeros."""
+    """(x − mean) / sqrt(var + eps) · w + b; `divisor` as in KerfRMSNorm: features that are gone count as zeros."""
 
     def __init__(self, features, eps, affine, bias, divisor):
         super().__init__()
@@ -118,22 +112,12 @@ class KerfLayerNorm(nn.Module):
         self.features, self.eps, self.divisor = features, eps, divisor or features
 
     def forward(self, x):
-        if self.divisor == self.features:
-            return F.layer_norm(x, (self.features,), self.weight, self.bias, self.eps)
-        wide = x.float()
-        mean = wide.sum(-1, keepdim=True) / self.divisor
         gone = self.divisor - self.features
-        variance = ((wide - mean).square().sum(-1, keepdim=True) + gone * mean.square()) / self.divisor
-        wide = (wide - mean) * torch.rsqrt(variance + self.eps)
-        if self.weight is not None:
-            wide = wide * self.weight
-        if self.bias is not None:
-            wide = wide + self.bias
-        return wide.to(x.dtype)
-
-
-class Namespace(nn.Module):
-    """Has no meaning but its children's names."""
+        if not gone:
+            return F.layer_norm(x, (self.features,), self.weight, self.bias, self.eps)
+        out = F.layer_norm(F.pad(x.float(), (0, gone)), (self.divisor,), eps=self.eps)[..., : self.features]
+        out = out if self.weight is None else out * self.weight
+        return (out if self.bias is None else out + self.bias).to(x.dtype)
 
 
 class KerfBlock(nn.Module):
@@ -151,7 +135,7 @@ WITH_PARAMETERS = ("embedding", "linear", "rms_norm", "layer_norm")
 
 
 def module_of(op):
-    """The module that holds an op's parameters; none for the other ops."""
+    """The module that holds an op's parameters."""
     kind = op["op"]
     if kind == "embedding":
         return nn.Embedding(*op["shape"])
@@ -159,12 +143,10 @@ def module_of(op):
         rows, columns = op["shape"]
         bias = op.get("bias", False)
         return (TransposedLinear if op.get("transposed", False) else nn.Linear)(columns, rows, bias=bias)
-    if kind in ("rms_norm", "layer_norm"):
-        features, divisor = op["size"] // op.get("heads", 1), op.get("divisor", 0)
-        if kind == "rms_norm":
-            return KerfRMSNorm(features, op["eps"], op.get("offset", 0), divisor)
-        return KerfLayerNorm(features, op["eps"], op.get("affine", True), op.get("bias", True), divisor)
-    return None
+    features, divisor = op["size"] // op.get("heads", 1), op.get("divisor", 0)
+    if kind == "rms_norm":
+        return KerfRMSNorm(features, op["eps"], op.get("offset", 0), divisor)
+    return KerfLayerNorm(features, op["eps"], op.get("affine", True), op.get("bias", True), divisor)
 
 
 def module_name(op):
@@ -178,8 +160,6 @@ def module_name(op):
 
 def tensors_of(op):
     """{parameter of the op's module: name in the checkpoint} for what need not be called after the module."""
-    if op["op"] == "embedding":
-        return {"weight": op["weight"]}
     if op["op"] != "linear":
         return {}
     tensors = {"weight": op.get("weight") or op["name"] + ".weight"}
@@ -197,10 +177,6 @@ def embedding(op, state, module, ids):
     return module(ids + op.get("offset", 0))
 
 
-def linear(op, state, module, x):
-    return module(x)
-
-
 def norm(op, state, module, x):
     heads = op.get("heads", 1)
     return module(x) if heads == 1 else module(x.unflatten(-1, (heads, -1))).flatten(-2)
@@ -216,25 +192,9 @@ ACTIVATIONS = {
 }
 
 
-def activation(op, state, module, x):
-    return ACTIVATIONS[op["kind"]](x)
-
-
-def mul(op, state, module, a, b):
-    return a * b
-
-
-def add(op, state, module, a, b):
-    return a + b
-
-
 def scale(op, state, module, x):
     # "rounded": the factor is a number of x's dtype.
     return x * (torch.tensor(op["value"], dtype=x.dtype, device=x.device) if op.get("rounded", False) else op["value"])
-
-
-def softcap(op, state, module, x):
-    return op["value"] * torch.tanh(x / op["value"])
 
 
 def split(op, state, module, x):
@@ -274,18 +234,15 @@ def rope(op, state, module, x):
     heads = x.unflatten(-1, (op["heads"], op["head_dim"]))
     turned, kept = heads.split([op["rotary_dim"], op["head_dim"] - op["rotary_dim"]], dim=-1)
     cos, sin = (part.to(x.dtype).unsqueeze(-2) for part in state.rotation(op, x.device))  # [batch, length, 1, pairs]
-    if op.get("interleaved", False):
-        a, b = turned[..., 0::2], turned[..., 1::2]
-        turned = torch.stack((a * cos - b * sin, b * cos + a * sin), dim=-1).flatten(-2)
-    else:
-        a, b = turned.chunk(2, dim=-1)
-        turned = torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1)
+    pairs, axis = ((-1, 2), -1) if op.get("interleaved", False) else ((2, -1), -2)
+    a, b = turned.unflatten(-1, pairs).unbind(axis)
+    turned = torch.stack((a * cos - b * sin, b * cos + a * sin), dim=axis).flatten(-2)
     return torch.cat((turned, kept), dim=-1).flatten(-2)
 
 
 def alibi_slopes(op):
-    """Press et al. 2022: 2^(−8i/n) for n = 2^k heads; for other n those of the power of two below and every second one of
-    the power above. Where heads were pruned, "alibi_heads" says which of the `alibi_of` that there were are left."""
+    """Press et al. 2022: 2^(−8i/n) for n = 2^k heads; for other n those of the power of two below and every second one
+    of the power above. Where heads were pruned, "alibi_heads" says which of the `alibi_of` that there were are left."""
     heads = op.get("alibi_of", 0) or op["heads"]
     power = 2 ** math.floor(math.log2(heads))
     slopes = [2 ** (-8 * (i + 1) / power) for i in range(power)]
@@ -330,11 +287,6 @@ def route(op, state, module, logits):
     return torch.zeros_like(logits, dtype=torch.float32).scatter(-1, experts, shares)
 
 
-def dispatch(op, state, module, x, routing):
-    """[rows, features]: the tokens that go to one expert."""
-    return x[routing[..., op["expert"]] != 0]
-
-
 def combine(op, state, module, routing, *results):
     routing = routing.flatten(0, -2)  # [tokens, experts]
     out = results[0].new_zeros(routing.shape[0], results[0].shape[-1])
@@ -345,23 +297,38 @@ def combine(op, state, module, routing, *results):
     return out.unflatten(0, state.shape)
 
 
-OPS = {"embedding": embedding, "linear": linear, "rms_norm": norm, "layer_norm": norm, "rope": rope,
-       "attention": attention, "activation": activation, "mul": mul, "add": add, "scale": scale, "softcap": softcap,
-       "split": split, "route": route, "dispatch": dispatch, "combine": combine}
+OPS = {
+    "embedding": embedding,
+    "linear": lambda op, state, module, x: module(x),
+    "rms_norm": norm,
+    "layer_norm": norm,
+    "rope": rope,
+    "attention": attention,
+    "activation": lambda op, state, module, x: ACTIVATIONS[op["kind"]](x),
+    "mul": lambda op, state, module, a, b: a * b,
+    "add": lambda op, state, module, a, b: a + b,
+    "scale": scale,
+    "softcap": lambda op, state, module, x: op["value"] * torch.tanh(x / op["value"]),
+    "split": split,
+    "route": route,
+    # [rows, features]: the tokens that go to one expert
+    "dispatch": lambda op, state, module, x, routing: x[routing[..., op["expert"]] != 0],
+    "combine": combine,
+}
 
 
 # ---- Running --------------------------------------------------------------------------------------------------------
 
 
 class Program:
-    """A list of ops; `layers` counts the attention ops of the whole model, each of which has a layer of the cache."""
+    """A list of ops; `layers` counts the attention ops of all parts, each of which has a layer of the cache."""
 
     def __init__(self, ops, layers):
         self.steps = []
         last_reads = {name: number for number, op in enumerate(ops) for name in listed(op["in"])}
         for number, op in enumerate(ops):
             if op["op"] not in OPS:
-                raise ValueError(f"the op {op['op']!r} is unknown to this modeling_kerf.py; a newer kerf wrote the graph")
+                raise ValueError(f"the op {op['op']!r} is unknown here: a newer kerf wrote the graph")
             if op["op"] == "attention":
                 op = {**op, "layer": next(layers)}
             path = module_name(op).split(".") if op["op"] in WITH_PARAMETERS else None
@@ -370,7 +337,7 @@ class Program:
 
     def run(self, values, result, state):
         for function, op, path, inputs, outputs, dead in self.steps:
-            # Looked up in every run: PEFT, quantisers and others put modules of their own in the place of ours.
+            # Looked up in every run: PEFT and quantisers put modules of their own in the place of ours.
             module = reduce(getattr, path, state.model) if path else None
             made = function(op, state, module, *(values[name] for name in inputs))
             for name in dead:
@@ -392,13 +359,9 @@ class State:
             self.given_mask = attention_mask
         elif attention_mask is not None and not bool(attention_mask.all()):
             self.padding = attention_mask.bool()  # [batch, past + length], False for padding
-        self.positions = self.default_positions(attention_mask) if positions is None else positions
-
-    def default_positions(self, attention_mask):
-        if self.padding is None:
-            device = attention_mask.device if attention_mask is not None else self.model.device
-            return self.queries(device).unsqueeze(0)
-        return (self.padding.long().cumsum(-1) - 1).clamp(min=0)[:, -self.shape[1]:]
+        if positions is None and self.padding is not None:
+            positions = (self.padding.long().cumsum(-1) - 1).clamp(min=0)[:, -shape[1]:]
+        self.positions = self.queries(model.device).unsqueeze(0) if positions is None else positions
 
     def remember(self, key, make):
         if key not in self.memo:
@@ -420,7 +383,8 @@ class State:
             factor = scaling.get("attention_factor", 1.0)
             return angles.cos() * factor, angles.sin() * factor
 
-        return self.remember((op["rotary_dim"], op["theta"], repr(scaling), device), make)
+        which = (op["rotary_dim"], op["theta"], repr(scaling), tuple(op.get("pairs", ())), op.get("pairs_of", 0))
+        return self.remember(("rotation", which, device), make)
 
     def key_positions(self, keys, device):
         """Caches give all keys, or the latest (sliding windows), or all and room for more (static)."""
@@ -451,13 +415,11 @@ class State:
         """The same, with the mask that the caller gave, as what is added to scores; [batch or 1, 1, queries, keys]."""
 
         def make():
-            sees, least = self.visible(op, keys, device), torch.finfo(dtype).min
-            if self.given_mask is None:
-                return torch.zeros((), dtype=dtype, device=device).where(sees, least)
-            given = self.given_mask[..., :keys].to(device)
-            if given.dtype == torch.bool:
-                return torch.zeros((), dtype=dtype, device=device).where(sees & given, least)
-            return given.to(dtype).where(sees, least)
+            sees, bias = self.visible(op, keys, device), torch.zeros((), dtype=dtype, device=device)
+            if self.given_mask is not None:
+                given = self.given_mask[..., :keys].to(device)
+                sees, bias = (sees & given, bias) if given.dtype == torch.bool else (sees, given.to(dtype))
+            return bias.where(sees, torch.finfo(dtype).min)
 
         return self.remember(("bias", op.get("window", 0), keys, dtype, device), make)
 
@@ -466,11 +428,12 @@ class State:
 
         def make():
             key = self.key_positions(keys, device)
-            if self.padding is None:
-                positions = key.unsqueeze(0)
-            else:
+            if self.padding is not None:
                 real = self.padding.to(device).long()
                 positions = self.keys_of((real.cumsum(-1) - 1) * real, key)
+            else:  # a mask of another shape does not tell how much padding there is; position ids do
+                padding = self.queries(device)[-1] - self.positions[:, -1:].to(device)
+                positions = (key - padding).clamp(min=0)
             slopes = alibi_slopes(op).to(device, torch.bfloat16).view(-1, 1, 1)
             return (slopes * positions.to(torch.bfloat16)[:, None, None, :]).to(dtype) * op["scale"]
 
@@ -480,12 +443,12 @@ class State:
     def mask(self, op, q, keys):
         """(mask, is_causal) for scaled_dot_product_attention; the mask is bool, or a bias in q's dtype, or None."""
         seen = self.past + self.shape[1]
-        narrow = 0 < op.get("window", 0) < seen
         if op.get("alibi", False):
             return self.bias(op, keys, q.dtype, q.device) + self.alibi(op, keys, q.dtype, q.device), False
         if self.given_mask is not None:
             return self.bias(op, keys, q.dtype, q.device), False
-        if keys == seen and not narrow and self.padding is None and (self.past == 0 or self.shape[1] == 1):
+        whole = keys == seen and not 0 < op.get("window", 0) < seen and self.padding is None
+        if whole and (self.past == 0 or self.shape[1] == 1):
             return None, self.shape[1] > 1
         return self.visible(op, keys, q.device), False
 
@@ -497,7 +460,6 @@ class KerfForCausalLM(PreTrainedModel, GenerationMixin):
     config_class = KerfConfig
     supports_gradient_checkpointing = True
     _supports_sdpa = True
-    _supports_cache_class = True
     _no_split_modules = ["KerfBlock"]
     _skip_keys_device_placement = ["past_key_values", "cache"]
 
@@ -523,7 +485,7 @@ class KerfForCausalLM(PreTrainedModel, GenerationMixin):
         module = self
         for name in filter(None, path.split(".")):
             if name not in module._modules:
-                module.add_module(name, Namespace())
+                module.add_module(name, nn.Module())
             module = module._modules[name]
         return module
 
@@ -541,22 +503,21 @@ class KerfForCausalLM(PreTrainedModel, GenerationMixin):
                 if tensor != f"{name}.{own}":
                     tied[f"{name}.{own}"] = tensor
         for own, tensor in tied.items():
-            module, _, name = own.rpartition(".")
-            parent, _, last = tensor.rpartition(".")
-            parent = self.namespace(parent)
-            if getattr(parent, last, None) is None:
-                parent.register_parameter(last, self.get_parameter(own))
-            setattr(self.namespace(module), name, getattr(parent, last))
+            (module, _, name), (owner, _, last) = own.rpartition("."), tensor.rpartition(".")
+            owner = self.namespace(owner)
+            if getattr(owner, last, None) is None:
+                owner.register_parameter(last, self.get_parameter(own))
+            setattr(self.namespace(module), name, getattr(owner, last))
         self.config.tie_word_embeddings = bool(tied)
-        # transformers 4 wants to know which may be missing, 5 where they come from too.
-        self._tied_weights_keys = tied if int(transformers.__version__.split(".")[0]) >= 5 else list(tied)
+        self._tied_weights_keys = tied
 
     @property
     def base_model(self):
         return self
 
     def op_of_embedding(self):
-        return next(op for op in self.config.graph["prologue"] if op["op"] == "embedding" and "tokens" in listed(op["in"]))
+        embeddings = [op for op in self.config.graph["prologue"] if op["op"] == "embedding"]
+        return next(op for op in embeddings if "tokens" in listed(op["in"]))
 
     def op_of_head(self):
         graph = self.config.graph
@@ -599,44 +560,39 @@ class KerfForCausalLM(PreTrainedModel, GenerationMixin):
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give either input_ids or inputs_embeds")
         config = self.config
-        cache = past_key_values if cache is None else cache
         checkpointing = self.gradient_checkpointing and self.training
-        if use_cache is None:
-            use_cache = getattr(config, "use_cache", True) and not self.training
-        if use_cache and cache is None and not checkpointing:
+        cache = past_key_values if cache is None else cache
+        wanted = getattr(config, "use_cache", True) and not self.training if use_cache is None else use_cache
+        if wanted and cache is None and not checkpointing:
             cache = DynamicCache()
         shape = input_ids.shape if inputs_embeds is None else inputs_embeds.shape[:2]
         state = State(self, shape, position_ids, attention_mask, cache, inputs_embeds)
 
         x = self.prologue.run({"tokens": input_ids, "positions": state.positions}, "x", state)
-        keep_states = getattr(config, "output_hidden_states", False) if output_hidden_states is None else output_hidden_states
-        hidden_states = (x,) if keep_states else None
+        keep = getattr(config, "output_hidden_states", False) if output_hidden_states is None else output_hidden_states
+        hidden_states = (x,) if keep else None
         for name in self.block_names:
             block = self.get_submodule(name)
             x = self._gradient_checkpointing_func(block.__call__, x, state) if checkpointing else block(x, state)
-            if keep_states:
+            if keep:
                 hidden_states += (x,)
         # Nothing in an epilogue looks at other tokens.
-        if isinstance(logits_to_keep, int):
-            x = x[:, -logits_to_keep:] if logits_to_keep else x
-        else:
-            x = x[:, logits_to_keep]
+        x = x[:, slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep]
         logits = self.epilogue.run({"x": x}, "logits", state)
 
         loss = None
         if labels is not None:
             loss = self.loss_function(logits=logits, labels=labels, vocab_size=logits.shape[-1], **kwargs)
         out = CausalLMOutputWithPast(loss=loss, logits=logits, hidden_states=hidden_states, **{CACHE: cache})
-        if return_dict is None:
-            return_dict = getattr(config, "return_dict", True)
-        return out if return_dict else out.to_tuple()
+        return out if (getattr(config, "return_dict", True) if return_dict is None else return_dict) else out.to_tuple()
 
     def prepare_inputs_for_generation(self, input_ids, **kwargs):
         """With "longrope", keys turned for a short sequence are of no use in a long one: they are computed anew."""
         name = CACHE if CACHE in kwargs else "past_key_values"
-        limits = {op["scaling"]["original_positions"] for ops in all_parts(self.config.graph) for op in ops
-                  if op["op"] == "rope" and (op.get("scaling") or {}).get("type") == "longrope"}
-        if kwargs.get(name) is not None and any(kwargs[name].get_seq_length() <= limit < input_ids.shape[1] for limit in limits):
+        scalings = [op.get("scaling") or {} for ops in all_parts(self.config.graph) for op in ops if op["op"] == "rope"]
+        limits = [scaling["original_positions"] for scaling in scalings if scaling.get("type") == "longrope"]
+        cache, length = kwargs.get(name), input_ids.shape[1]
+        if cache is not None and any(cache.get_seq_length() <= limit < length for limit in limits):
             kwargs[name] = None
             if "next_sequence_length" in kwargs:
                 kwargs["next_sequence_length"] = None
