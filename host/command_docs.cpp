@@ -53,6 +53,18 @@ CommandDoc eval_doc() {
              "kerf eval out/model --perplexity tokens.safetensors --tensor eval --reference models/dense --json"}};
 }
 
+CommandDoc convert_doc() {
+    return {"convert",
+            "MODEL OUT",
+            "Writes a model, a Hugging Face folder or a GGUF file, as a plain checkpoint with its tokenizer.",
+            {{"format", "FORMAT", "hf (default): the layout that transformers reads"},
+             {"dtype", "TYPE", "of the weights: float32, float16, bfloat16 or auto (default: as they are stored)"},
+             {"overwrite", "", "replace what is at OUT"},
+             json},
+            {"kerf convert model.Q4_K_M.gguf out/model --dtype bfloat16",
+             "kerf convert out/model-gptq out/model-dense --dtype float16"}};
+}
+
 std::vector<CommandDoc> make_docs() {
     return {run_doc(),
             plan_doc(),
@@ -62,6 +74,7 @@ std::vector<CommandDoc> make_docs() {
              "Lists a model's blocks and linears with shapes, dtypes, parameters and sizes.",
              {{"axes", "", "also the axes that weights share"}, json},
              {"kerf inspect models/llama-tiny"}},
+            convert_doc(),
             {"plugins",
              "",
              "Lists every method and adapter with its version, plugin, ABI and file.",

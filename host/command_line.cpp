@@ -25,7 +25,7 @@ const CommandDoc* find_doc(std::string_view name) {
 }
 
 [[noreturn]] void unknown_command(const std::string& name) {
-    for (const auto* later : {"generate", "convert", "bench", "tune"})
+    for (const auto* later : {"generate", "bench", "tune"})
         if (name == later) bad_input("kerf ", name, " is not available in this version");
     std::vector<std::string> known{"help"};
     for (const auto& doc : command_docs()) known.push_back(doc.name);

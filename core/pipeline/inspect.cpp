@@ -12,11 +12,10 @@ json linears_of(const Model& model, const std::vector<Op>& ops) {
     json out = json::array();
     for (const auto& op : ops) {
         if (op.kind != OpKind::linear) continue;
-        const StoredTensor& stored = model.tensor(op.weight);
         out.push_back({{"name", op.name},
                        {"role", op.role},
                        {"shape", {op.rows, op.columns}},
-                       {"dtype", dtype_name(stored.dtype)},
+                       {"dtype", model.checkpoint().storage(model.stored_name(op.weight))},
                        {"bias", !op.bias.empty()},
                        {"input", op.in[0]}});
     }
@@ -46,10 +45,8 @@ json inspect_model(const std::filesystem::path& folder, const Components& compon
                           {"linears", linears_of(model, block.ops)}});
     }
     std::map<std::string, std::uint64_t> dtypes;
-    for (const auto& name : model.checkpoint().names()) {
-        const StoredTensor& tensor = model.checkpoint().at(name);
-        dtypes[std::string(dtype_name(tensor.dtype))] += std::uint64_t(tensor.elements()) * dtype_bytes(tensor.dtype);
-    }
+    for (const auto& name : model.checkpoint().names())
+        dtypes[model.checkpoint().storage(name)] += model.checkpoint().stored_bytes(name);
     return {
         {"model", folder.string()},
         {"family", graph.family},

@@ -7,6 +7,7 @@
 #include "core/plugin_api/host_table.hpp"
 #include "core/support/error.hpp"
 #include "core/support/json_text.hpp"
+#include "core/weights/gguf_model.hpp"
 
 namespace kerf::core {
 namespace {
@@ -36,7 +37,7 @@ const AdapterComponent& adapter_for(const nlohmann::json& config, const std::fil
     const auto type = config.contains("model_type") && config["model_type"].is_string()
                           ? config["model_type"].get<std::string>()
                           : "";
-    bad_input((folder / "config.json").string(), ": no adapter knows the architecture \"",
+    bad_input((is_gguf(folder) ? folder : folder / "config.json").string(), ": no adapter knows the architecture \"",
               type.empty() ? "(no model_type)" : type,
               "\"; known: ", families.empty() ? "none (no adapter plugin was found)" : families);
 }
@@ -44,12 +45,14 @@ const AdapterComponent& adapter_for(const nlohmann::json& config, const std::fil
 }  // namespace
 
 Model Model::describe(const std::filesystem::path& folder, const Components& components) {
-    if (!std::filesystem::is_directory(folder))
-        bad_input(folder.string(), ": no such folder; model.path names a folder in Hugging Face layout");
+    const bool gguf = is_gguf(folder);
+    if (!gguf && !std::filesystem::is_directory(folder))
+        bad_input(folder.string(),
+                  ": no such folder; model.path names a folder in Hugging Face layout, or a GGUF file");
     Model model;
     model.folder_ = folder;
-    const std::string file = (folder / "config.json").string();
-    nlohmann::json config = read_json(folder / "config.json");
+    const std::string file = (gguf ? folder : folder / "config.json").string();
+    nlohmann::json config = gguf ? GgufModel::open(folder).config() : read_json(file);
     if (!config.is_object()) bad_input(file, ": is not a JSON object");
     const nlohmann::json exported = exported_graph(config, file);
     model.config_ = family_config(std::move(config), file);
@@ -112,18 +115,8 @@ void Model::prefetch(std::size_t block) const {
 
 WeightSource Model::source() const {
     return {.whole = [this](const std::string& name) { return checkpoint_->read(stored_name(name)); },
-            .row =
-                [this](const std::string& name, std::int64_t row, std::span<float> out) {
-                    const StoredTensor& table = tensor(name);
-                    StoredTensor one{table.name, table.dtype, {std::int64_t(out.size())}, {}};
-                    const std::size_t bytes = out.size() * dtype_bytes(table.dtype);
-                    one.bytes = table.bytes.subspan(std::size_t(row) * bytes, bytes);
-                    to_float32(one, out);
-                    const auto bad = first_non_finite(out);
-                    if (bad >= 0)
-                        bad_input(checkpoint_->folder().string(), ": tensor ", table.name, " has NaN or infinity at [",
-                                  row, ", ", bad, "]");
-                }};
+            .row = [this](const std::string& name, std::int64_t row,
+                          std::span<float> out) { checkpoint_->read_rows(stored_name(name), row, out); }};
 }
 
 std::int64_t Model::parameters() const {

@@ -13,8 +13,8 @@
 
 namespace kerf::core {
 
-/// A model folder understood: its config, the graph that an adapter made of it, and its mapped weights, checked against
-/// each other. Reads no weight.
+/// A model folder, or the GGUF file that stands for one, understood: its config, the graph that an adapter made of it,
+/// and its mapped weights, checked against each other. Reads no weight.
 class Model {
 public:
     /// Errors (input): no config.json, unknown architecture (with the families that are known), missing tensor, wrong
@@ -31,7 +31,7 @@ public:
     const nlohmann::json& config() const noexcept { return config_; }
     const Graph& graph() const noexcept { return graph_; }
     const Checkpoint& checkpoint() const noexcept { return *checkpoint_; }
-    const std::filesystem::path& folder() const noexcept { return folder_; }
+    const std::filesystem::path& folder() const noexcept { return folder_; }  ///< or the GGUF file
     const AdapterComponent& adapter() const noexcept { return *adapter_; }
 
     /// Reads for a Program. `this` must outlive it.

@@ -3,12 +3,15 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <set>
 
 #include "core/export/export.hpp"
 #include "core/support/error.hpp"
 #include "core/support/file.hpp"
+#include "core/text/gguf_tokenizer.hpp"
 #include "core/version.hpp"
+#include "core/weights/gguf.hpp"
 
 namespace kerf::core {
 namespace {
@@ -163,47 +166,35 @@ void ResultWriter::write_linear(const Target& target, const Compressed& made) {
 
 /// A piece at a time, so that an embedding of gigabytes costs no more memory than a bias.
 void ResultWriter::copy_floating(const StoredTensor& stored, DType dtype) {
-    constexpr std::int64_t piece = 1 << 18;
+    constexpr float past_float16 = 65520;  // rounds to infinity
     const Checkpoint& from = model_.checkpoint();
-    const std::int64_t elements = stored.elements();
-    std::vector<float> values(std::size_t(std::min(piece, elements)));
+    const bool as_it_is = dtype == stored.dtype && !stored.bytes.empty();
     std::vector<std::byte> converted;
-    for (std::int64_t at = 0; at < elements; at += piece) {
-        const auto count = std::size_t(std::min(piece, elements - at)), size = dtype_bytes(stored.dtype);
-        const StoredTensor part{stored.name,
-                                stored.dtype,
-                                {std::int64_t(count)},
-                                stored.bytes.subspan(std::size_t(at) * size, count * size)};
-        const std::span<float> into(values.data(), count);
-        to_float32(part, into);
-        if (const auto bad = first_non_finite(into); bad >= 0)
-            bad_input(from.folder().string(), ": tensor ", stored.name, " has NaN or infinity at element ", at + bad,
-                      "; the file is damaged, or the model diverged in training");
-        if (dtype == stored.dtype) {
-            writer_->write_piece(stored.name, part.bytes);
+    std::size_t done = 0;  // bytes of the result
+    from.read_pieces(stored.name, [&](std::span<const float> values) {
+        const std::size_t bytes = values.size() * dtype_bytes(dtype);
+        if (as_it_is) {
+            writer_->write_piece(stored.name, stored.bytes.subspan(done, bytes));
         } else {
-            converted.resize(count * dtype_bytes(dtype));
-            from_float32(into, dtype, converted);
+            for (const float value : values)
+                if (dtype == DType::f16 && !(std::abs(value) < past_float16))
+                    bad_input(from.folder().string(), ": tensor ", stored.name, " has the value ", value,
+                              ", which float16 cannot hold; use dtype bfloat16 or float32");
+            converted.resize(bytes);
+            from_float32(values, dtype, converted);
             writer_->write_piece(stored.name, converted);
         }
-        from.forget(stored.name);
-    }
+        done += bytes;
+    });
 }
 
 void ResultWriter::write_copied(std::size_t block) {
     for (const auto& name : layout_.copied(block)) {
         const StoredTensor& stored = model_.checkpoint().at(name);
-        const DType dtype = layout_.dtype_of(name);
-        if (!is_floating(stored.dtype)) {
+        if (is_floating(stored.dtype))
+            copy_floating(stored, layout_.dtype_of(name));
+        else
             writer_->write(name, stored.bytes);
-        } else if (!stored.bytes.empty()) {
-            copy_floating(stored, dtype);
-        } else {  // packed: what it stands for
-            const std::vector<float> values = model_.checkpoint().read(name);
-            std::vector<std::byte> bytes(values.size() * dtype_bytes(dtype));
-            from_float32(values, dtype, bytes);
-            writer_->write(name, bytes);
-        }
         model_.checkpoint().forget(name);
     }
 }
@@ -229,6 +220,33 @@ void write_config(const std::filesystem::path& folder, const nlohmann::json& con
     write_atomically(folder / "config.json", written.dump(2) + "\n");
 }
 
+namespace {
+
+/// generation_config.json: where to stop, above all. Chat models may have an end of turn beside the end of the text.
+nlohmann::json generation_config(const GgufFile& file) {
+    nlohmann::json out = nlohmann::json::object(), ends = nlohmann::json::array();
+    const auto put = [&](const char* key, const char* name) {
+        if (file.has(key)) out[name] = file.count(key);
+    };
+    put("tokenizer.ggml.bos_token_id", "bos_token_id");
+    put("tokenizer.ggml.padding_token_id", "pad_token_id");
+    for (const char* key : {"tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id"})
+        if (file.has(key) && (ends.empty() || ends[0] != file.count(key))) ends.push_back(file.count(key));
+    if (!ends.empty()) out["eos_token_id"] = ends.size() == 1 ? ends[0] : ends;
+    return out;
+}
+
+void write_gguf_side_files(const std::filesystem::path& from, const std::filesystem::path& to) {
+    const GgufFile file(from);
+    const auto tokenizer = read_gguf_tokenizer(file);
+    if (!tokenizer) return;
+    write_atomically(to / "tokenizer.json", tokenizer->tokenizer.dump(1) + "\n");
+    write_atomically(to / "tokenizer_config.json", tokenizer->config.dump(2) + "\n");
+    write_atomically(to / "generation_config.json", generation_config(file).dump(2) + "\n");
+}
+
+}  // namespace
+
 void copy_side_files(const std::filesystem::path& from, const std::filesystem::path& to) {
     static const std::set<std::string> names{"tokenizer.json",
                                              "tokenizer.model",
@@ -242,6 +260,7 @@ void copy_side_files(const std::filesystem::path& from, const std::filesystem::p
                                              "chat_template.json",
                                              "LICENSE",
                                              "LICENSE.txt"};
+    if (is_gguf(from)) return write_gguf_side_files(from, to);
     for (const auto& entry : std::filesystem::directory_iterator(from))
         if (entry.is_regular_file() && names.contains(entry.path().filename().string()))
             write_atomically(to / entry.path().filename(), read_text(entry.path(), 256u << 20));

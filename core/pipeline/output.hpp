@@ -82,7 +82,7 @@ nlohmann::json output_config(const Model& original, const OutputLayout& layout);
 /// which transformers runs any graph, and the module that it needs for that.
 void write_config(const std::filesystem::path& folder, const nlohmann::json& config, const Graph& graph,
                   bool any_shape);
-/// Copies tokenizer and generation files.
+/// Copies tokenizer and generation files; for a GGUF file, writes what its metadata says.
 void copy_side_files(const std::filesystem::path& from, const std::filesystem::path& to);
 
 }  // namespace kerf::core

@@ -180,7 +180,8 @@ json Run::identity() const {
 json Run::provenance() const {
     json inputs = json::object();
     for (const auto& file : prepared_.model.checkpoint().files()) inputs[file.filename().string()] = sha256_file(file);
-    inputs["config.json"] = sha256_file(prepared_.model.folder() / "config.json");
+    if (const fs::path config = prepared_.model.folder() / "config.json"; fs::exists(config))
+        inputs["config.json"] = sha256_file(config);
     json plugins = json::object();
     for (const auto& stage : prepared_.stages)
         plugins[stage.method->plugin] = {{"version", stage.method->version},

@@ -81,6 +81,17 @@ void TokenizerConfig::set_default(const std::string& role, const std::string& co
     named.push_back({role, chosen});
 }
 
+void read_tokenizer_config(const JsonPart& file, TokenizerConfig& out) {
+    out.add_bos = file.flag("add_bos_token");
+    out.add_eos = file.flag("add_eos_token");
+    out.add_prefix_space = file.flag("add_prefix_space");
+    out.legacy = file.flag_or("legacy", false);
+    out.tokenizer_class = file.string_or("tokenizer_class", "");
+    read_named(file, out);
+    if (file.has("added_tokens_decoder")) read_decoder_tokens(file.at("added_tokens_decoder"), out);
+    read_extra(file, out);
+}
+
 TokenizerConfig read_tokenizer_config(const std::filesystem::path& folder) {
     TokenizerConfig out;
     const auto read = [&](const char* name, auto use) {
@@ -92,15 +103,8 @@ TokenizerConfig read_tokenizer_config(const std::filesystem::path& folder) {
     out.where = (folder / "tokenizer_config.json").string();
     bool complete = false;  // newer files say all there is to say about added tokens
     read("tokenizer_config.json", [&](const JsonPart& file) {
-        out.add_bos = file.flag("add_bos_token");
-        out.add_eos = file.flag("add_eos_token");
-        out.add_prefix_space = file.flag("add_prefix_space");
-        out.legacy = file.flag_or("legacy", false);
-        out.tokenizer_class = file.string_or("tokenizer_class", "");
-        read_named(file, out);
+        read_tokenizer_config(file, out);
         complete = file.has("added_tokens_decoder");
-        if (complete) read_decoder_tokens(file.at("added_tokens_decoder"), out);
-        read_extra(file, out);
     });
     read("config.json", [&](const JsonPart& file) {
         // An export for transformers (core/export) keeps the family's config apart.

@@ -33,6 +33,8 @@ struct TokenizerConfig {
     void set_default(const std::string& role, const std::string& content);
 };
 TokenizerConfig read_tokenizer_config(const std::filesystem::path& folder);
+/// The content of a tokenizer_config.json alone.
+void read_tokenizer_config(const JsonPart& file, TokenizerConfig& out);
 
 /// The parts of any tokenizer that we read: the three file formats differ in nothing else.
 struct TokenizerParts {
@@ -43,9 +45,11 @@ struct TokenizerParts {
     Surroundings surroundings;
     Bpe model;
 };
-TokenizerParts read_tokenizer_json(const std::filesystem::path& file);
+TokenizerParts read_tokenizer_json(const JsonPart& file);
 TokenizerParts read_vocab_and_merges(const std::filesystem::path& vocab, const std::filesystem::path& merges,
                                      TokenizerConfig& config);
+/// The merges of a sentencepiece model: each way to make a piece, `pieces` by rank, of two others of the vocabulary.
+std::vector<Bpe::MergeRule> sentencepiece_merges(const Vocabulary& vocabulary, const std::vector<std::string>& pieces);
 TokenizerParts read_sentencepiece(const std::filesystem::path& file, TokenizerConfig& config);
 
 /// Adds what the configuration says to the parts.

@@ -121,33 +121,6 @@ Model read_model(std::string_view bytes, const std::string& where) {
     return out;
 }
 
-/// Each way to make a piece of two others is a merge. A piece of smaller id was learnt earlier, so it comes first.
-std::vector<Bpe::MergeRule> merges_of(const Vocabulary& vocabulary, const std::vector<SentencePiece>& pieces) {
-    struct Split {
-        std::int64_t left, right;
-        std::size_t left_characters, right_characters;
-        std::string left_text, right_text;
-    };
-    std::vector<Bpe::MergeRule> out;
-    for (const auto& piece : pieces) {
-        std::vector<std::size_t> starts;
-        for (std::size_t at = 0; at < piece.text.size(); at += unicode::decode(piece.text, at).bytes)
-            starts.push_back(at);
-        std::vector<Split> splits;
-        for (std::size_t i = 1; i < starts.size(); ++i) {
-            const std::string left = piece.text.substr(0, starts[i]), right = piece.text.substr(starts[i]);
-            const auto left_id = vocabulary.find(left), right_id = vocabulary.find(right);
-            if (left_id && right_id) splits.push_back({*left_id, *right_id, i, starts.size() - i, left, right});
-        }
-        std::sort(splits.begin(), splits.end(), [](const Split& a, const Split& b) {
-            return std::tie(a.left_characters, a.right_characters, a.left, a.right) <
-                   std::tie(b.left_characters, b.right_characters, b.left, b.right);
-        });
-        for (auto& split : splits) out.emplace_back(std::move(split.left_text), std::move(split.right_text));
-    }
-    return out;
-}
-
 /// Architectures whose tokenizer.model transformers 5 does not read as LlamaTokenizer, whatever the folder says.
 bool reads_generically(std::string_view model_type) {
     constexpr std::array<std::string_view, 8> types{"arctic",   "internlm2", "internlm3", "jamba",
@@ -161,6 +134,31 @@ bool is_gemma(const TokenizerConfig& config) {
 }
 
 }  // namespace
+
+std::vector<Bpe::MergeRule> sentencepiece_merges(const Vocabulary& vocabulary, const std::vector<std::string>& pieces) {
+    struct Split {
+        std::int64_t left, right;
+        std::size_t left_characters, right_characters;
+        std::string left_text, right_text;
+    };
+    std::vector<Bpe::MergeRule> out;
+    for (const auto& piece : pieces) {
+        std::vector<std::size_t> starts;
+        for (std::size_t at = 0; at < piece.size(); at += unicode::decode(piece, at).bytes) starts.push_back(at);
+        std::vector<Split> splits;
+        for (std::size_t i = 1; i < starts.size(); ++i) {
+            const std::string left = piece.substr(0, starts[i]), right = piece.substr(starts[i]);
+            const auto left_id = vocabulary.find(left), right_id = vocabulary.find(right);
+            if (left_id && right_id) splits.push_back({*left_id, *right_id, i, starts.size() - i, left, right});
+        }
+        std::sort(splits.begin(), splits.end(), [](const Split& a, const Split& b) {
+            return std::tie(a.left_characters, a.right_characters, a.left, a.right) <
+                   std::tie(b.left_characters, b.right_characters, b.left, b.right);
+        });
+        for (auto& split : splits) out.emplace_back(std::move(split.left_text), std::move(split.right_text));
+    }
+    return out;
+}
 
 /// As transformers' LlamaTokenizer reads such a file: the pieces as a BPE vocabulary with byte fallback, spaces as
 /// U+2581, one put in front of the text (with `legacy`, of each part between special tokens). The file's own
@@ -198,7 +196,10 @@ TokenizerParts read_sentencepiece(const std::filesystem::path& path, TokenizerCo
                   config.model_type, " models; save the tokenizer as tokenizer.json");
     const bool prefix = !generic && !gemma && config.add_prefix_space.value_or(true);
     const Prepend prepend = !prefix ? Prepend::never : config.legacy ? Prepend::always : Prepend::first;
-    auto merges = merges_of(vocabulary, file.pieces);
+    // A piece of smaller id was learnt earlier, so it comes first.
+    std::vector<std::string> by_rank;
+    for (const auto& piece : file.pieces) by_rank.push_back(piece.text);
+    auto merges = sentencepiece_merges(vocabulary, by_rank);
     return {std::move(added),
             Normalizer(),
             metaspace_pre_tokenizer(std::string(space_mark), prepend, false),

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "core/text/gguf_tokenizer.hpp"
 #include "core/text/pipeline.hpp"
 #include "core/text/unicode.hpp"
 
@@ -78,15 +79,30 @@ std::unique_ptr<Tokenizer> assemble(TokenizerParts parts, const TokenizerConfig&
     return std::make_unique<PipelineTokenizer>(std::move(parts), bos, eos);
 }
 
+namespace {
+
+std::unique_ptr<Tokenizer> open_gguf_tokenizer(const std::filesystem::path& path) {
+    const auto documents = read_gguf_tokenizer(GgufFile(path));
+    if (!documents) bad_input(path.string(), ": holds no tokenizer");
+    TokenizerConfig config;
+    config.where = path.string();
+    read_tokenizer_config(JsonPart(documents->config, path.string()), config);
+    return assemble(read_tokenizer_json(JsonPart(documents->tokenizer, path.string())), config);
+}
+
+}  // namespace
+
 std::unique_ptr<Tokenizer> Tokenizer::open(const std::filesystem::path& folder) {
     namespace fs = std::filesystem;
+    if (is_gguf(folder)) return open_gguf_tokenizer(folder);
     if (!fs::is_directory(folder))
         bad_input(folder.string(), ": no such folder; the model folder with its tokenizer is needed");
     auto config = read_tokenizer_config(folder);
     if (fs::exists(folder / "tokenizer.json")) {
         // Its own post-processor decides about BOS and EOS; transformers ignores the two keys beside such a file.
         config.add_bos = config.add_eos = std::nullopt;
-        return assemble(read_tokenizer_json(folder / "tokenizer.json"), config);
+        const auto document = read_json(folder / "tokenizer.json");
+        return assemble(read_tokenizer_json(JsonPart(document, (folder / "tokenizer.json").string())), config);
     }
     if (fs::exists(folder / "tokenizer.model")) {
         auto parts = read_sentencepiece(folder / "tokenizer.model", config);

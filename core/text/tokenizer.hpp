@@ -16,9 +16,9 @@ namespace kerf::core {
 class Tokenizer {
 public:
     /// From tokenizer.json, else tokenizer.model (sentencepiece), else vocab.json + merges.txt; tokenizer_config.json
-    /// decides on special tokens. Error(input) names the file and what in it is wrong or not supported. Read as
-    /// transformers 5 reads them: tokenizer.json decides itself about BOS and EOS; beside the other two, add_bos_token
-    /// and add_eos_token do, and without them nothing is added.
+    /// decides on special tokens. A GGUF file has its tokenizer in its metadata. Error(input) names the file and what
+    /// in it is wrong or not supported. Read as transformers 5 reads them: tokenizer.json decides itself about BOS and
+    /// EOS; beside the other two, add_bos_token and add_eos_token do, and without them nothing is added.
     static std::unique_ptr<Tokenizer> open(const std::filesystem::path& folder);
 
     virtual ~Tokenizer() = default;

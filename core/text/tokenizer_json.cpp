@@ -83,9 +83,7 @@ void read_added_tokens(const JsonPart& file, const Normalizer& normalizer, const
 
 }  // namespace
 
-TokenizerParts read_tokenizer_json(const std::filesystem::path& path) {
-    const auto document = read_json(path);
-    const JsonPart file(document, path.string());
+TokenizerParts read_tokenizer_json(const JsonPart& file) {
     Normalizer normalizer;
     PreTokenizer pre_tokenizer;
     Decoder decoder;

@@ -2,12 +2,14 @@
 #include "core/weights/checkpoint.hpp"
 
 #include <algorithm>
+#include <array>
 #include <optional>
 #include <set>
 
 #include "core/support/error.hpp"
 #include "core/support/json_text.hpp"
 #include "core/weights/bounded.hpp"
+#include "core/weights/gguf_model.hpp"
 
 namespace kerf::core {
 namespace {
@@ -51,6 +53,49 @@ std::string element_place(const std::vector<std::int64_t>& shape, std::int64_t i
     }
     return format_shape(place);
 }
+
+std::int64_t row_elements(const StoredTensor& tensor) {
+    return tensor.shape.empty() || tensor.shape[0] == 0 ? 1 : tensor.elements() / tensor.shape[0];
+}
+
+/// A weight that the tensors of a GPTQ-packed layer stand for.
+class GptqTensor final : public LazyTensor {
+public:
+    GptqTensor(const GptqLayout& layout, GptqVersion version, std::array<const StoredTensor*, 4> parts)
+        : LazyTensor({layout.name + ".weight", DType::f16, {layout.out, layout.in}, {}}),
+          layout_(layout),
+          version_(version),
+          parts_(parts) {}
+
+    void read_rows(std::int64_t first, std::span<float> out) const override {
+        if (first == 0 && out.size() == static_cast<std::size_t>(layout_.out * layout_.in)) return decode(out);
+        std::vector<float> all(static_cast<std::size_t>(layout_.out * layout_.in));
+        decode(all);
+        std::copy_n(all.begin() + first * layout_.in, out.size(), out.begin());
+    }
+    std::string storage() const override { return text("GPTQ ", layout_.bits, "-bit"); }
+    std::uint64_t stored_bytes() const override {
+        std::uint64_t bytes = 0;
+        for_each_part([&](const StoredTensor& part) { bytes += part.bytes.size(); });
+        return bytes;
+    }
+    bool has_cheap_rows() const noexcept override { return false; }
+    void for_each_part(const std::function<void(const StoredTensor&)>& visit) const override {
+        for (const StoredTensor* part : parts_)
+            if (part) visit(*part);
+    }
+
+private:
+    void decode(std::span<float> out) const {
+        const auto& [qweight, qzeros, scales, g_idx] = parts_;
+        const auto index = g_idx ? g_idx->bytes : std::span<const std::byte>();
+        gptq_decode(layout_, {qweight->bytes, qzeros->bytes, *scales, index}, version_, out);
+    }
+
+    GptqLayout layout_;
+    GptqVersion version_;
+    std::array<const StoredTensor*, 4> parts_;  // qweight, qzeros, scales, g_idx; the last may be null
+};
 
 }  // namespace
 
@@ -128,6 +173,10 @@ Checkpoint Checkpoint::open(const std::filesystem::path& folder) {
     Checkpoint checkpoint;
     checkpoint.folder_ = folder;
     std::error_code status;
+    if (is_gguf(folder)) {
+        checkpoint.open_gguf(folder);
+        return checkpoint;
+    }
     if (!std::filesystem::is_directory(folder, status)) bad_input(folder.string(), ": no such folder");
     const auto has = [&](const char* file) { return std::filesystem::exists(folder / file, status); };
     if (has("model.safetensors"))
@@ -158,6 +207,29 @@ void Checkpoint::add_file(const std::string& file) {
                   " holds too");
     }
     files_.emplace_back(path, std::move(opened));
+}
+
+void Checkpoint::open_gguf(const std::filesystem::path& path) {
+    const GgufModel model = GgufModel::open(path);
+    const auto& file = model.file();
+    for (const GgufView& view : model.views()) {
+        Place place{file.get(), nullptr, nullptr};
+        const auto& type = *file->described(*view.stored).type;
+        if (type.plain && view.as_stored()) {
+            StoredTensor part{view.name, *type.plain, view.shape, {}};
+            const auto row = view.stored->bytes.size() / static_cast<std::size_t>(view.stored->elements()) *
+                             static_cast<std::size_t>(row_elements(part));
+            part.bytes = view.stored->bytes.subspan(static_cast<std::size_t>(view.rows.first) * row,
+                                                    static_cast<std::size_t>(view.shape[0]) * row);
+            place.tensor = &renamed_.emplace_back(std::move(part));
+        } else {
+            place.lazy = std::make_shared<GgufTensor>(file, view);
+            place.tensor = &place.lazy->described();
+        }
+        if (!places_.try_emplace(view.name, std::move(place)).second)
+            bad_input(path.string(), ": holds ", view.name, " twice, the second time as ", view.stored->name);
+    }
+    files_.emplace_back(path, file);
 }
 
 void Checkpoint::open_index(const std::string& index) {
@@ -200,12 +272,10 @@ void Checkpoint::show_packed_layer(const std::string& layer, const GptqSettings&
     if (qweight.shape.size() != 2 || qweight.bytes.empty())
         bad_input(folder_.string(), ": tensor ", qweight.name, " has the shape ", format_shape(qweight.shape),
                   " where two dimensions belong");
-    auto packed = std::make_shared<Packed>();
-    packed->layout = {layer, qweight.shape[1], qweight.shape[0] * 32 / settings.bits, settings.bits,
-                      settings.group_size};
-    packed->version = settings.version;
+    const GptqLayout layout{layer, qweight.shape[1], qweight.shape[0] * 32 / settings.bits, settings.bits,
+                            settings.group_size};
     const TensorFile* const file = place(qweight.name).file;
-    for (const auto& planned : gptq_tensors(packed->layout)) {
+    for (const auto& planned : gptq_tensors(layout)) {
         const bool is_index = planned.name.ends_with(".g_idx");
         if (is_index && !find(planned.name)) continue;  // the oldest writers leave out what follows from the group size
         const StoredTensor& stored = at(planned.name);
@@ -216,15 +286,12 @@ void Checkpoint::show_packed_layer(const std::string& layer, const GptqSettings&
                       format_shape(stored.shape), " where ", settings.bits, " bits in groups of ", settings.group_size,
                       " need ", dtype_name(planned.dtype), " ", format_shape(planned.shape));
     }
-    packed->qweight = &qweight;
-    packed->qzeros = find(layer + ".qzeros");
-    packed->scales = find(layer + ".scales");
-    packed->g_idx = find(layer + ".g_idx");
-    packed->logical = {layer + ".weight", DType::f16, {packed->layout.out, packed->layout.in}, {}};
+    const std::shared_ptr<const LazyTensor> packed = std::make_shared<GptqTensor>(
+        layout, settings.version,
+        std::array{&qweight, find(layer + ".qzeros"), find(layer + ".scales"), find(layer + ".g_idx")});
     for (const char* part : {".qweight", ".qzeros", ".scales", ".g_idx"}) places_.erase(layer + part);
-    const std::string name = packed->logical.name;
-    const StoredTensor* const logical = &packed->logical;
-    if (!places_.try_emplace(name, Place{file, logical, std::move(packed)}).second)
+    const std::string& name = packed->described().name;
+    if (!places_.try_emplace(name, Place{file, &packed->described(), packed}).second)
         bad_input(folder_.string(), ": holds both ", name, " and ", layer, ".qweight");
 }
 
@@ -250,6 +317,16 @@ std::vector<std::string> Checkpoint::names() const {
     return names;
 }
 
+std::string Checkpoint::storage(std::string_view name) const {
+    const Place& found = place(name);
+    return found.lazy ? found.lazy->storage() : std::string(dtype_name(found.tensor->dtype));
+}
+
+std::uint64_t Checkpoint::stored_bytes(std::string_view name) const {
+    const Place& found = place(name);
+    return found.lazy ? found.lazy->stored_bytes() : found.tensor->bytes.size();
+}
+
 std::uint64_t Checkpoint::bytes() const {
     std::uint64_t total = 0;
     for (const auto& [path, file] : files_)
@@ -270,25 +347,54 @@ std::vector<float> Checkpoint::read(std::string_view name) const {
 }
 
 void Checkpoint::read_into(std::string_view name, std::span<float> out) const {
-    const Place& found = place(name);
-    const StoredTensor& tensor = *found.tensor;
+    const StoredTensor& tensor = at(name);
     if (out.size() != static_cast<std::size_t>(tensor.elements()))
         internal_error(name, ": ", out.size(), " places for a tensor of ", format_shape(tensor.shape));
-    if (found.packed)
-        decode(*found.packed, out);
-    else
-        to_float32(tensor, out);
+    read_rows(name, 0, out);
     forget(name);
-    const std::int64_t bad = first_non_finite(out);
-    if (bad >= 0)
-        bad_input(folder_.string(), ": tensor ", name, " is ", out[static_cast<std::size_t>(bad)], " at ",
-                  element_place(tensor.shape, bad), "; the checkpoint is damaged or was saved from a diverged model");
 }
 
-void Checkpoint::decode(const Packed& packed, std::span<float> out) {
-    const auto g_idx = packed.g_idx ? packed.g_idx->bytes : std::span<const std::byte>();
-    gptq_decode(packed.layout, {packed.qweight->bytes, packed.qzeros->bytes, *packed.scales, g_idx}, packed.version,
-                out);
+void Checkpoint::read_rows(std::string_view name, std::int64_t first, std::span<float> out) const {
+    const Place& found = place(name);
+    const StoredTensor& tensor = *found.tensor;
+    const std::int64_t width = row_elements(tensor), begin = first * width;
+    if (found.lazy) {
+        found.lazy->read_rows(first, out);
+    } else {
+        const std::size_t size = dtype_bytes(tensor.dtype);
+        const StoredTensor part{tensor.name,
+                                tensor.dtype,
+                                {static_cast<std::int64_t>(out.size())},
+                                tensor.bytes.subspan(static_cast<std::size_t>(begin) * size, out.size() * size)};
+        to_float32(part, out);
+    }
+    check_finite(tensor, begin, out);
+}
+
+void Checkpoint::check_finite(const StoredTensor& tensor, std::int64_t first, std::span<const float> values) const {
+    const std::int64_t bad = first_non_finite(values);
+    if (bad >= 0)
+        bad_input(folder_.string(), ": tensor ", tensor.name, " is ", values[static_cast<std::size_t>(bad)], " at ",
+                  element_place(tensor.shape, first + bad),
+                  "; the checkpoint is damaged or was saved from a diverged model");
+}
+
+void Checkpoint::read_pieces(std::string_view name, const std::function<void(std::span<const float>)>& take) const {
+    constexpr std::int64_t piece_elements = 1 << 18;  // 1 MiB of float32: half of a second-level cache
+    const Place& found = place(name);
+    const StoredTensor& tensor = *found.tensor;
+    if (tensor.elements() == 0) return;
+    const bool whole = found.lazy && !found.lazy->has_cheap_rows();
+    const std::int64_t rows = tensor.shape.empty() ? 1 : tensor.shape[0], width = row_elements(tensor);
+    const std::int64_t step = whole ? rows : std::max<std::int64_t>(1, piece_elements / width);
+    std::vector<float> values(static_cast<std::size_t>(std::min(step, rows) * width));
+    for (std::int64_t row = 0; row < rows; row += step) {
+        const std::span<float> piece =
+            std::span(values).first(static_cast<std::size_t>(std::min(step, rows - row) * width));
+        read_rows(name, row, piece);
+        take(piece);
+        forget(name);
+    }
 }
 
 void Checkpoint::forget(std::string_view name) const {
@@ -300,12 +406,11 @@ void Checkpoint::prefetch(std::string_view name) const {
 }
 
 void Checkpoint::for_each_part(const Place& found, void (*visit)(const TensorFile&, const StoredTensor&)) const {
-    if (!found.packed) return visit(*found.file, *found.tensor);
+    if (!found.lazy) return visit(*found.file, *found.tensor);
     // The parts may lie in several shards; each file leaves alone what is not of its own mapping.
-    for (const StoredTensor* part :
-         {found.packed->qweight, found.packed->qzeros, found.packed->scales, found.packed->g_idx})
-        for (const auto& [path, file] : files_)
-            if (part) visit(*file, *part);
+    found.lazy->for_each_part([&](const StoredTensor& part) {
+        for (const auto& [path, file] : files_) visit(*file, part);
+    });
 }
 
 }  // namespace kerf::core

@@ -1,13 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <deque>
 #include <filesystem>
+#include <functional>
 #include <map>
 #include <memory>
 #include <string>
 #include <vector>
 
 #include "core/codec/gptq_format.hpp"
+#include "core/weights/lazy_tensor.hpp"
 #include "core/weights/tensor_file.hpp"
 
 namespace kerf::core {
@@ -19,17 +22,23 @@ namespace kerf::core {
 /// A GPTQ-packed checkpoint (config.json: quantization_config.quant_method = "gptq") shows the weights that it stands
 /// for: P.qweight, P.qzeros, P.scales and P.g_idx are one tensor P.weight of dtype f16, shape [out, in] and empty
 /// `bytes`, which read() decodes; the four themselves are not among names().
+///
+/// A GGUF file stands for the folder that it was made of (core/weights/gguf_model.hpp): its tensors have their Hugging
+/// Face names, shapes and order. Those in quantised blocks are of dtype f16 and have empty `bytes`.
 class Checkpoint {
 public:
-    /// Errors (input): no weights, a missing shard, a tensor that the index names and its shard lacks
-    /// or the other way round, one name in two shards, a quantization_config that kerf cannot decode.
-    static Checkpoint open(const std::filesystem::path& folder);
+    /// A folder, or a GGUF file. Errors (input): no weights, a missing shard, a tensor that the index names and its
+    /// shard lacks or the other way round, one name in two shards, a quantization_config that kerf cannot decode.
+    static Checkpoint open(const std::filesystem::path& path);
 
     const StoredTensor* find(std::string_view name) const;
     /// find() or Error(input) "tensor X is missing from FOLDER".
     const StoredTensor& at(std::string_view name) const;
     std::vector<std::string> names() const;  ///< sorted
     std::uint64_t bytes() const;             ///< of all tensors as stored
+    /// What a tensor is stored as, for people ("BF16", "Q4_1", "GPTQ 4-bit"), and the bytes that it takes.
+    std::string storage(std::string_view name) const;
+    std::uint64_t stored_bytes(std::string_view name) const;
     const std::filesystem::path& folder() const noexcept { return folder_; }
     std::vector<std::filesystem::path> files() const;
 
@@ -37,35 +46,34 @@ public:
     /// element.
     std::vector<float> read(std::string_view name) const;
     void read_into(std::string_view name, std::span<float> out) const;
+    /// The same for rows from `first` on, as many as `out` has places for; pages are kept.
+    void read_rows(std::string_view name, std::int64_t first, std::span<float> out) const;
+    /// Reads a whole tensor and hands it on in pieces, in order; they are small where it can be read in small pieces.
+    void read_pieces(std::string_view name, const std::function<void(std::span<const float>)>& take) const;
     void forget(std::string_view name) const;
     /// Asks the system to read a tensor before it is needed; returns at once.
     void prefetch(std::string_view name) const;
 
 private:
-    /// A weight that several stored tensors stand for.
-    struct Packed {
-        StoredTensor logical;
-        GptqLayout layout;
-        GptqVersion version;
-        const StoredTensor *qweight, *qzeros, *scales, *g_idx;  // g_idx may be null
-    };
     struct Place {
         const TensorFile* file;
         const StoredTensor* tensor;
-        std::shared_ptr<const Packed> packed;  // null for a tensor that is stored as it is
+        std::shared_ptr<const LazyTensor> lazy;  // null for a tensor that is stored as it is
     };
     struct GptqSettings;
 
     const Place& place(std::string_view name) const;
     void for_each_part(const Place& found, void (*visit)(const TensorFile&, const StoredTensor&)) const;
+    void check_finite(const StoredTensor& tensor, std::int64_t first, std::span<const float> values) const;
     void add_file(const std::string& file);
     void open_index(const std::string& index);
+    void open_gguf(const std::filesystem::path& path);
     void show_packed(const GptqSettings& settings);
     void show_packed_layer(const std::string& layer, const GptqSettings& settings);
-    static void decode(const Packed& packed, std::span<float> out);
 
     std::filesystem::path folder_;
-    std::vector<std::pair<std::filesystem::path, std::unique_ptr<TensorFile>>> files_;
+    std::vector<std::pair<std::filesystem::path, std::shared_ptr<const TensorFile>>> files_;
+    std::deque<StoredTensor> renamed_;
     std::map<std::string, Place, std::less<>> places_;
 };
 

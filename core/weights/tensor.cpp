@@ -236,6 +236,10 @@ void round_to(DType dtype, std::span<float> values) {
     }
 }
 
+float float_of_half(std::uint16_t bits) {
+    return widen_f16(bits);
+}
+
 std::int64_t first_non_finite(std::span<const float> values) {
     const auto not_finite = [](float value) {
         return (std::bit_cast<std::uint32_t>(value) & infinity_bits) == infinity_bits;

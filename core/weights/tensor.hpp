@@ -53,6 +53,8 @@ void to_float32(const StoredTensor& tensor, std::span<float> out);
 void from_float32(std::span<const float> values, DType dtype, std::span<std::byte> out);
 /// Rounds in place to what `dtype` can hold: f64, f32, f16 or bf16, any other type is Error(internal).
 void round_to(DType dtype, std::span<float> values);
+/// The value of a float16.
+float float_of_half(std::uint16_t bits);
 /// Index of the first NaN or infinity, or -1.
 std::int64_t first_non_finite(std::span<const float> values);
 

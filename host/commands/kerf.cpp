@@ -24,6 +24,7 @@ int dispatch(const CommandLine& line) {
         {"plan", plan_command},
         {"eval", eval_command},
         {"inspect", inspect_command},
+        {"convert", convert_command},
         {"plugins", plugins_command},
         {"plugins describe", describe_command},
         {"plugins check", check_command}};
