@@ -86,8 +86,9 @@ std::unique_ptr<Tokenizer> open_gguf_tokenizer(const std::filesystem::path& path
     if (!documents) bad_input(path.string(), ": holds no tokenizer");
     TokenizerConfig config;
     config.where = path.string();
-    read_tokenizer_config(JsonPart(documents->config, path.string()), config);
-    return assemble(read_tokenizer_json(JsonPart(documents->tokenizer, path.string())), config);
+    const std::string where = path.string() + ": tokenizer";
+    read_tokenizer_config(JsonPart(documents->config, where), config);
+    return assemble(read_tokenizer_json(JsonPart(documents->tokenizer, where)), config);
 }
 
 }  // namespace

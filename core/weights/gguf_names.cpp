@@ -141,6 +141,7 @@ public:
         const auto dot = name.rfind('.');
         const std::string_view suffix = name.substr(std::min(dot, name.size()));
         std::string_view module = name.substr(0, std::min(dot, name.size()));
+        if (suffix != ".weight" && suffix != ".bias") unknown(stored);
         std::span<const Module> known = architecture_.outside;
         std::string prefix;
         constexpr std::string_view block_mark = "blk.";
@@ -154,7 +155,7 @@ public:
             return;
         const auto found =
             std::find_if(known.begin(), known.end(), [&](const Module& m) { return m.stored == module; });
-        if (found == known.end() || (suffix != ".weight" && suffix != ".bias")) unknown(stored);
+        if (found == known.end()) unknown(stored);
         change(stored, *found, prefix, std::string(suffix), out);
     }
 

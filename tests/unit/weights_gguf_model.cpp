@@ -508,8 +508,9 @@ const std::vector<Unfit> unfit{
      [](auto& c, auto&) { c.builder().floats("blk.00.attn_norm.weight", {32}, std::vector<float>(32)); },
      "in none of the 2 blocks"},
     {"HeadsThatDoNotDivideTheRows",
-     [](auto&, auto& t) {
-         t["model.layers.0.self_attn.q_proj.weight"] = {{28, 32}, std::vector<float>(28 * 32)};
+     [](auto& c, auto& t) {
+         t.erase("model.layers.0.self_attn.q_proj.weight");
+         c.builder().floats("blk.0.attn_q.weight", {30, 32}, std::vector<float>(30 * 32));
      },
      "does not split into the 4 heads"},
     {"NoTable", [](auto&, auto& t) { t.erase("model.embed_tokens.weight"); }, "no table token_embd.weight"},
