@@ -168,12 +168,13 @@ std::string key_of(const GgufFile& file, std::string_view key) {
 
 std::uint64_t count_of(const GgufFile& file, std::string_view name) {
     const std::string key = key_of(file, name);
-    if (!file.is_array(key)) return file.count(key);
-    const auto each = file.numbers(key);
-    constexpr double most = 1u << 30;
-    if (each.empty() || each[0] < 0 || each[0] > most || each[0] != std::floor(each[0]) ||
-        std::any_of(each.begin(), each.end(), [&](double n) { return n != each[0]; }))
+    constexpr double most = 1u << 31;  // of two such numbers the product still has a place in 63 bits
+    const auto each =
+        file.is_array(key) ? file.numbers(key) : std::vector<double>{static_cast<double>(file.count(key))};
+    if (each.empty() || std::any_of(each.begin(), each.end(), [&](double n) { return n != each[0]; }))
         refuse(file, key, " differs from block to block, which kerf does not support");
+    if (!(each[0] >= 0 && each[0] <= most) || each[0] != std::floor(each[0]))
+        refuse(file, key, " = ", each[0], " is out of range");
     return static_cast<std::uint64_t>(each[0]);
 }
 
@@ -222,7 +223,12 @@ void describe_mixtral(const GgufFile& file, Json& config) {
     config.erase("attention_bias");
     config.erase("mlp_bias");
     config["sliding_window"] = nullptr;
-    config["num_local_experts"] = count_of(file, "expert_count");
+    const StoredTensor* experts = file.find("blk.0.ffn_gate_exps.weight");
+    const auto count = static_cast<std::int64_t>(count_of(file, "expert_count"));
+    if (!experts || file.described(*experts).shape[0] != count)
+        refuse(file, "has no tensor blk.0.ffn_gate_exps.weight of ", count, " experts (", key_of(file, "expert_count"),
+               "); files with one tensor an expert are too old for kerf");
+    config["num_local_experts"] = count;
     config["num_experts_per_tok"] = count_of(file, "expert_used_count");
 }
 

@@ -516,6 +516,8 @@ const std::vector<Unfit> unfit{
     {"NoTable", [](auto&, auto& t) { t.erase("model.embed_tokens.weight"); }, "no table token_embd.weight"},
     {"OtherRopeScaling", [](auto& c, auto&) { c.builder().text("llama.rope.scaling.type", "yarn"); },
      "llama.rope.scaling.type = yarn is not supported"},
+    {"ExpertsThatAreNotThere", [](auto& c, auto&) { c.builder().count("llama.expert_count", 1u << 30); },
+     "no tensor blk.0.ffn_gate_exps.weight of 1073741824 experts"},
     {"HalfATableOfLongRope",
      [](auto& c, auto&) {
          c.builder().floats("rope_factors_long.weight", {4}, {1, 1, 1, 1});
@@ -537,9 +539,26 @@ TEST(GgufConfig, RefusesArchitecturesAndBlockCountsThatItCannotBuild) {
     GgufBuilder silent;
     EXPECT_NE(message(silent).find("lacks the metadata general.architecture"), std::string::npos);
     GgufBuilder deep;
-    deep.text("general.architecture", "llama").count("llama.block_count", 4000000000u);
+    deep.text("general.architecture", "llama").count("llama.block_count", 2000000000u);
     deep.floats("token_embd.weight", {1, 1}, {0});
-    EXPECT_NE(message(deep).find("llama.block_count = 4000000000 does not go with a file of 1 tensors"),
+    EXPECT_NE(message(deep).find("llama.block_count = 2000000000 does not go with a file of 1 tensors"),
+              std::string::npos);
+}
+
+TEST(GgufConfig, TakesOneNumberForAllBlocksAndRefusesDifferentOnes) {
+    const auto file = [](const std::vector<std::int32_t>& windows) {
+        Family phi = families[5];
+        phi.config.erase("sliding_window");
+        GgufConverter converter(phi.config);
+        converter.builder().integers("phi3.attention.sliding_window", windows);
+        converter.add_tensors(tensors_of(phi));
+        return converter.builder().build();
+    };
+    const MemoryFile same(file({100, 100})), other(file({100, 0})), negative(file({-1, -1}));
+    EXPECT_EQ(GgufModel::open(same.path()).config()["sliding_window"], 100);
+    EXPECT_NE(message_of([&] { GgufModel::open(other.path()); }).find("differs from block to block"),
+              std::string::npos);
+    EXPECT_NE(message_of([&] { GgufModel::open(negative.path()); }).find("sliding_window = -1 is out of range"),
               std::string::npos);
 }
 
