@@ -8,8 +8,8 @@
 #include <unordered_map>
 #include <vector>
 
-#include "core/text/bpe.hpp"
 #include "core/text/stages.hpp"
+#include "core/text/vocabulary.hpp"
 
 namespace kerf::core {
 

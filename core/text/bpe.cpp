@@ -2,7 +2,6 @@
 #include "core/text/bpe.hpp"
 
 #include <algorithm>
-#include <cstdio>
 #include <limits>
 
 #include "core/support/error.hpp"
@@ -22,33 +21,13 @@ std::size_t next_part(std::string_view word, std::size_t from) {
 
 }  // namespace
 
-void Vocabulary::add(std::string token, std::int64_t id, const std::string& where) {
-    if (id < 0 || id > largest_id)
-        bad_input(where, ": token \"", token, "\" has id ", id, ", which is not between 0 and ", largest_id);
-    if (id < past_largest_id() && names_[static_cast<std::size_t>(id)] != nullptr)
-        bad_input(where, ": \"", *names_[static_cast<std::size_t>(id)], "\" and \"", token, "\" have the same id ", id);
-    const auto [place, added] = ids_.try_emplace(std::move(token), id);
-    if (!added) bad_input(where, ": the token \"", place->first, "\" is there twice");
-    if (id >= past_largest_id()) names_.resize(static_cast<std::size_t>(id) + 1, nullptr);
-    names_[static_cast<std::size_t>(id)] = &place->first;
-}
-
-std::optional<std::int64_t> Vocabulary::find(std::string_view token) const {
-    const auto found = ids_.find(token);
-    if (found == ids_.end()) return std::nullopt;
-    return found->second;
-}
-
-const std::string* Vocabulary::token(std::int64_t id) const {
-    return id >= 0 && id < past_largest_id() ? names_[static_cast<std::size_t>(id)] : nullptr;
-}
-
 Bpe::Bpe(Vocabulary vocabulary, const std::vector<MergeRule>& merges, Options options, const std::string& where)
-    : vocabulary_(std::move(vocabulary)), options_(options) {
+    : vocabulary_(std::move(vocabulary)), options_(options), bytes_(vocabulary_) {
     merges_.reserve(merges.size());
     bool mark_inside = false;
     for (std::size_t rank = 0; rank < merges.size(); ++rank) {
         const auto& [left, right] = merges[rank];
+        if (left.empty() || right.empty()) bad_input(where, ": merge ", rank + 1, " has an empty part");
         const std::string whole = left + right;
         const auto left_id = vocabulary_.find(left), right_id = vocabulary_.find(right),
                    product = vocabulary_.find(whole);
@@ -62,11 +41,6 @@ Bpe::Bpe(Vocabulary vocabulary, const std::vector<MergeRule>& merges, Options op
         mark_inside = mark_inside || next_part(whole, 0) != whole.size();
     }
     parts_at_spaces_ = !mark_inside && !options_.ignore_merges && vocabulary_.find(space_mark).has_value();
-    for (std::size_t byte = 0; byte < bytes_.size(); ++byte) {
-        std::array<char, 8> name{};
-        std::snprintf(name.data(), name.size(), "<0x%02X>", static_cast<unsigned>(byte));
-        bytes_[byte] = vocabulary_.find(name.data()).value_or(-1);
-    }
     for (std::size_t code = 0; code < short_characters_.size(); ++code) {
         std::string character;
         unicode::append(character, static_cast<char32_t>(code));
@@ -148,6 +122,7 @@ void Bpe::Session::propose(std::int32_t left) {
     if (left < 0) return;
     const auto& symbol = symbols_[static_cast<std::size_t>(left)];
     if (symbol.next < 0) return;
+    ++lookups_;
     const auto found = model_.merges_.find(pair(symbol.id, symbols_[static_cast<std::size_t>(symbol.next)].id));
     if (found == model_.merges_.end()) return;
     heap_.push_back({found->second.rank, left, found->second.product});
@@ -165,6 +140,7 @@ void Bpe::Session::merge_all() {
         if (left.id < 0 || left.next < 0) continue;
         auto& right = symbols_[static_cast<std::size_t>(left.next)];
         // Proposed before a neighbour changed? Then another pair stands here, unless it makes the same token.
+        ++lookups_;
         const auto still = model_.merges_.find(pair(left.id, right.id));
         if (still == model_.merges_.end() || still->second.product != best.product) continue;
         left.id = best.product;

@@ -2,47 +2,14 @@
 #pragma once
 
 #include <array>
-#include <cstdint>
-#include <optional>
-#include <string>
-#include <string_view>
-#include <unordered_map>
 #include <utility>
-#include <vector>
+
+#include "core/text/subword_model.hpp"
 
 namespace kerf::core {
 
-struct TextHash {
-    using is_transparent = void;
-    std::size_t operator()(std::string_view text) const noexcept { return std::hash<std::string_view>()(text); }
-};
-template <class Value>
-using TextMap = std::unordered_map<std::string, Value, TextHash, std::equal_to<>>;
-
-/// Tokens and their ids, both ways.
-class Vocabulary {
-public:
-    Vocabulary() = default;
-    Vocabulary(Vocabulary&&) = default;
-    Vocabulary& operator=(Vocabulary&&) = default;
-
-    /// No model is near it; a larger id is a broken or hostile file.
-    static constexpr std::int64_t largest_id = (std::int64_t{1} << 22) - 1;
-
-    /// Error(input), which begins with `where`: an id out of range, a token or an id that is already there.
-    void add(std::string token, std::int64_t id, const std::string& where);
-    std::optional<std::int64_t> find(std::string_view token) const;
-    const std::string* token(std::int64_t id) const;  ///< nullptr for an unknown id
-    std::int64_t tokens() const { return static_cast<std::int64_t>(ids_.size()); }
-    std::int64_t past_largest_id() const { return static_cast<std::int64_t>(names_.size()); }
-
-private:
-    TextMap<std::int64_t> ids_;
-    std::vector<const std::string*> names_;  // by id; the keys of ids_ stay where they are
-};
-
 /// Byte-pair encoding: characters, then the merge of lowest rank again and again.
-class Bpe {
+class Bpe final : public SubwordModel {
 public:
     struct Options {
         std::optional<std::int64_t>
@@ -57,14 +24,16 @@ public:
     /// vocabulary lacks.
     Bpe(Vocabulary vocabulary, const std::vector<MergeRule>& merges, Options options, const std::string& where);
 
-    const Vocabulary& vocabulary() const { return vocabulary_; }
+    const Vocabulary& vocabulary() const override { return vocabulary_; }
+    std::unique_ptr<SubwordModel::Session> session() const override { return std::make_unique<Session>(*this); }
 
-    /// What one call of the tokenizer remembers: words that it has seen, and working memory.
-    class Session {
+    class Session final : public SubwordModel::Session {
     public:
         explicit Session(const Bpe& model) : model_(model) {}
-        /// Appends the ids of a word; n characters take O(n log n).
-        void encode(std::string_view word, std::vector<std::int64_t>& out);
+        /// n characters take O(n log n).
+        void encode(std::string_view word, std::vector<std::int64_t>& out) override;
+        /// Pairs of neighbours that were looked up so far: what a word costs, at most six a character.
+        std::uint64_t lookups() const { return lookups_; }
 
     private:
         struct Symbol {
@@ -86,6 +55,7 @@ public:
         TextMap<std::vector<std::int64_t>> known_;
         std::vector<Symbol> symbols_;
         std::vector<Candidate> heap_;
+        std::uint64_t lookups_ = 0;
     };
 
 private:
@@ -100,7 +70,7 @@ private:
     Vocabulary vocabulary_;
     std::unordered_map<std::uint64_t, Merge> merges_;
     Options options_;
-    std::array<std::int64_t, 256> bytes_{};  // ids of <0x00> … <0xFF>, -1 where missing
+    ByteTokens bytes_;
     std::array<std::int64_t, 512>
         short_characters_{};        // ids of U+0000 … U+01FF, all that byte-level text has; -1: none
     bool parts_at_spaces_ = false;  // no merge crosses from another character into U+2581

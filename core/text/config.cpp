@@ -85,7 +85,7 @@ void read_tokenizer_config(const JsonPart& file, TokenizerConfig& out) {
     out.add_bos = file.flag("add_bos_token");
     out.add_eos = file.flag("add_eos_token");
     out.add_prefix_space = file.flag("add_prefix_space");
-    out.legacy = file.flag_or("legacy", false);
+    out.legacy = file.flag("legacy");
     out.tokenizer_class = file.string_or("tokenizer_class", "");
     read_named(file, out);
     if (file.has("added_tokens_decoder")) read_decoder_tokens(file.at("added_tokens_decoder"), out);

@@ -23,7 +23,7 @@ struct TokenizerConfig {
     std::vector<Named> named;        ///< in the order in which new ids are given
     std::vector<AddedToken> others;  ///< added_tokens_decoder by id
     std::optional<bool> add_bos, add_eos, add_prefix_space;
-    bool legacy = false;
+    std::optional<bool> legacy;
     std::string tokenizer_class;  ///< as tokenizer_config.json names it
     std::string model_type;       ///< of config.json
     std::string where;
@@ -43,13 +43,16 @@ struct TokenizerParts {
     PreTokenizer pre_tokenizer;
     Decoder decoder;
     Surroundings surroundings;
-    Bpe model;
+    std::unique_ptr<const SubwordModel> model;
 };
-TokenizerParts read_tokenizer_json(const JsonPart& file);
+/// `file` is the whole tokenizer.json; `config` says which class transformers would read it with.
+TokenizerParts read_tokenizer_json(const JsonPart& file, const TokenizerConfig& config = {});
 TokenizerParts read_vocab_and_merges(const std::filesystem::path& vocab, const std::filesystem::path& merges,
                                      TokenizerConfig& config);
 /// The merges of a sentencepiece model: each way to make a piece, `pieces` by rank, of two others of the vocabulary.
 std::vector<Bpe::MergeRule> sentencepiece_merges(const Vocabulary& vocabulary, const std::vector<std::string>& pieces);
+/// Normalizer, pre-tokenizer and decoder of transformers' LlamaTokenizer.
+void use_llama_stages(const TokenizerConfig& config, TokenizerParts& out);
 TokenizerParts read_sentencepiece(const std::filesystem::path& file, TokenizerConfig& config);
 
 /// Adds what the configuration says to the parts.

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <nlohmann/json.hpp>
 
-#include "core/text/bpe.hpp"
 #include "core/text/stages.hpp"
+#include "core/text/vocabulary.hpp"
 
 namespace kerf::core {
 namespace {

@@ -234,6 +234,14 @@ PreTokenizer byte_level_pre_tokenizer(bool add_prefix_space, bool use_regex) {
     };
 }
 
+PreTokenizer isolating_pre_tokenizer(Regex pattern) {
+    return [pattern = std::move(pattern)](Pieces& pieces) {
+        split_each(pieces, [&](std::string_view text) {
+            return parts_by(Behavior::isolated, with_gaps(pattern.find_all(text), text.size(), false));
+        });
+    };
+}
+
 PreTokenizer read_pre_tokenizer(const JsonPart& part) {
     const std::string type = part.type();
     if (type == "Sequence") return sequence(part);

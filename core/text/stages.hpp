@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "core/text/json_part.hpp"
+#include "core/text/regex.hpp"
 
 /// The stages of a tokenizer.json around its model, each read from its part of the file into a function. An unknown
 /// type is Error(input) that names the file, the place and the type.
@@ -33,6 +34,9 @@ PreTokenizer byte_level_pre_tokenizer(bool add_prefix_space, bool use_regex);
 enum class Prepend { always, first, never };
 /// `mark` is one character.
 PreTokenizer metaspace_pre_tokenizer(const std::string& mark, Prepend prepend, bool split);
+
+/// Each match of the pattern becomes a piece of its own.
+PreTokenizer isolating_pre_tokenizer(Regex pattern);
 
 /// Rewrites the list of tokens; the text is what they are in the end, joined.
 using Decoder = std::function<void(std::vector<std::string>&)>;

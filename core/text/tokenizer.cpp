@@ -22,12 +22,12 @@ public:
         if (parts_.pre_tokenizer) parts_.pre_tokenizer(pieces);
         std::vector<std::int64_t> out;
         if (add_special) out = parts_.surroundings.before;
-        Bpe::Session session(parts_.model);
+        const auto session = parts_.model->session();
         for (const auto& piece : pieces) {
             if (piece.id >= 0)
                 out.push_back(piece.id);
             else
-                session.encode(piece.text, out);
+                session->encode(piece.text, out);
         }
         if (add_special) out.insert(out.end(), parts_.surroundings.after.begin(), parts_.surroundings.after.end());
         return out;
@@ -38,7 +38,7 @@ public:
         tokens.reserve(ids.size());
         for (const auto id : ids) {
             const std::string* token = parts_.added.text_of(id);
-            if (token == nullptr) token = parts_.model.vocabulary().token(id);
+            if (token == nullptr) token = parts_.model->vocabulary().token(id);
             // An embedding often has more rows than the vocabulary has tokens; their ids have no text.
             if (token != nullptr && !(skip_special && parts_.added.is_special(*token))) tokens.push_back(*token);
         }
@@ -52,7 +52,7 @@ public:
     }
 
     std::int64_t vocabulary() const override {
-        return std::max(parts_.model.vocabulary().past_largest_id(), parts_.added.largest_id() + 1);
+        return std::max(parts_.model->vocabulary().past_largest_id(), parts_.added.largest_id() + 1);
     }
     std::optional<std::int64_t> bos() const override { return bos_; }
     std::optional<std::int64_t> eos() const override { return eos_; }
@@ -65,7 +65,7 @@ private:
 }  // namespace
 
 std::unique_ptr<Tokenizer> assemble(TokenizerParts parts, const TokenizerConfig& config) {
-    const auto& vocabulary = parts.model.vocabulary();
+    const auto& vocabulary = parts.model->vocabulary();
     for (const auto& token : config.others) parts.added.add(token, vocabulary, parts.normalizer, config.where);
     for (const auto& [role, token] : config.named)
         if (!parts.added.contains(token.content)) parts.added.add(token, vocabulary, parts.normalizer, config.where);
@@ -103,7 +103,7 @@ std::unique_ptr<Tokenizer> Tokenizer::open(const std::filesystem::path& folder) 
         // Its own post-processor decides about BOS and EOS; transformers ignores the two keys beside such a file.
         config.add_bos = config.add_eos = std::nullopt;
         const auto document = read_json(folder / "tokenizer.json");
-        return assemble(read_tokenizer_json(JsonPart(document, (folder / "tokenizer.json").string())), config);
+        return assemble(read_tokenizer_json(JsonPart(document, (folder / "tokenizer.json").string()), config), config);
     }
     if (fs::exists(folder / "tokenizer.model")) {
         auto parts = read_sentencepiece(folder / "tokenizer.model", config);

@@ -3,7 +3,9 @@
 #include <set>
 
 #include "core/support/file.hpp"
+#include "core/text/bpe.hpp"
 #include "core/text/pipeline.hpp"
+#include "core/text/unigram.hpp"
 
 namespace kerf::core {
 namespace {
@@ -51,9 +53,7 @@ void refuse_affix(const JsonPart& model, const char* key) {
     if (model.has(key) && !model.string(key).empty()) model.fail("\"", key, "\" is not supported");
 }
 
-Bpe read_model(const JsonPart& part) {
-    const std::string type = part.string_or("type", "BPE");  // the oldest files leave it out
-    if (type != "BPE") part.fail("the model type \"", type, "\" is not supported; kerf reads BPE tokenizers");
+std::unique_ptr<const SubwordModel> read_bpe(const JsonPart& part) {
     refuse_affix(part, "continuing_subword_prefix");
     refuse_affix(part, "end_of_word_suffix");
     if (part.has("dropout") && part.at("dropout").value() != 0) part.fail("a dropout other than 0 is not supported");
@@ -67,7 +67,46 @@ Bpe read_model(const JsonPart& part) {
         options.unknown = vocabulary.find(unknown);
         if (!options.unknown) part.fail("the unk_token \"", unknown, "\" is not in the vocabulary");
     }
-    return {std::move(vocabulary), read_merges(part.at("merges")), options, part.where()};
+    return std::make_unique<Bpe>(std::move(vocabulary), read_merges(part.at("merges")), options, part.where());
+}
+
+/// {"vocab": [["<unk>", 0.0], ["▁the", -3.2], …], "unk_id": 0}
+std::unique_ptr<const SubwordModel> read_unigram(const JsonPart& part) {
+    const auto vocabulary = part.at("vocab");
+    if (!vocabulary.value().is_array()) vocabulary.fail("a list of pieces and scores is needed here");
+    std::vector<Unigram::Piece> pieces;
+    pieces.reserve(vocabulary.value().size());
+    for (const auto& entry : vocabulary.value()) {
+        if (!entry.is_array() || entry.size() != 2 || !entry[0].is_string() || !entry[1].is_number())
+            vocabulary.fail("piece ", pieces.size(), " is not [\"text\", score]");
+        pieces.emplace_back(entry[0].get<std::string>(), entry[1].get<double>());
+    }
+    Unigram::Options options;
+    if (part.has("unk_id")) options.unknown = part.integer("unk_id", 0, Vocabulary::largest_id);
+    options.byte_fallback = part.flag_or("byte_fallback", false);
+    return std::make_unique<Unigram>(pieces, options, vocabulary.where());
+}
+
+std::unique_ptr<const SubwordModel> read_model(const JsonPart& part) {
+    const std::string type = part.string_or("type", "BPE");  // the oldest files leave it out
+    if (type == "BPE") return read_bpe(part);
+    if (type == "Unigram") return read_unigram(part);
+    part.fail("the model type \"", type, "\" is not supported; kerf knows BPE and Unigram");
+}
+
+/// transformers takes vocabulary, merges and added tokens of such a file, and for the rest LlamaTokenizer's own stages:
+/// the space in front is put before the whole text (with `legacy`, before each part between special tokens) whatever
+/// the file says. Its class does not read byte-level files.
+bool rebuilt_as_llama(const JsonPart& file, const TokenizerConfig& config) {
+    if (config.tokenizer_class != "LlamaTokenizer" && config.tokenizer_class != "LlamaTokenizerFast") return false;
+    if (config.model_type != "llama" || file.at("model").string_or("type", "BPE") != "BPE") return false;
+    const auto byte_level = [&](const char* stage) {
+        return file.has(stage) && file.at(stage)
+                                          .value()
+                                          .dump(-1, ' ', false, nlohmann::json::error_handler_t::replace)
+                                          .find("\"ByteLevel\"") != std::string::npos;
+    };
+    return !byte_level("pre_tokenizer") && !byte_level("decoder");
 }
 
 void read_added_tokens(const JsonPart& file, const Normalizer& normalizer, const Vocabulary& vocabulary,
@@ -83,20 +122,16 @@ void read_added_tokens(const JsonPart& file, const Normalizer& normalizer, const
 
 }  // namespace
 
-TokenizerParts read_tokenizer_json(const JsonPart& file) {
-    Normalizer normalizer;
-    PreTokenizer pre_tokenizer;
-    Decoder decoder;
-    Surroundings surroundings;
-    if (const auto part = file.find("normalizer")) normalizer = read_normalizer(*part);
-    if (const auto part = file.find("pre_tokenizer")) pre_tokenizer = read_pre_tokenizer(*part);
-    if (const auto part = file.find("decoder")) decoder = read_decoder(*part);
-    if (const auto part = file.find("post_processor")) surroundings = read_post_processor(*part);
-    Bpe model = read_model(file.at("model"));
-    AddedTokens added;
-    read_added_tokens(file, normalizer, model.vocabulary(), added);
-    return {std::move(added),   std::move(normalizer),   std::move(pre_tokenizer),
-            std::move(decoder), std::move(surroundings), std::move(model)};
+TokenizerParts read_tokenizer_json(const JsonPart& file, const TokenizerConfig& config) {
+    TokenizerParts out;
+    if (const auto part = file.find("normalizer")) out.normalizer = read_normalizer(*part);
+    if (const auto part = file.find("pre_tokenizer")) out.pre_tokenizer = read_pre_tokenizer(*part);
+    if (const auto part = file.find("decoder")) out.decoder = read_decoder(*part);
+    if (const auto part = file.find("post_processor")) out.surroundings = read_post_processor(*part);
+    if (rebuilt_as_llama(file, config)) use_llama_stages(config, out);
+    out.model = read_model(file.at("model"));
+    read_added_tokens(file, out.normalizer, out.model->vocabulary(), out.added);
+    return out;
 }
 
 TokenizerParts read_vocab_and_merges(const std::filesystem::path& vocab, const std::filesystem::path& merges,
@@ -114,9 +149,11 @@ TokenizerParts read_vocab_and_merges(const std::filesystem::path& vocab, const s
             rules.push_back(split_merge(line, merges.string(), rules.size() + 1));
     }
     for (const char* role : {"bos_token", "eos_token", "unk_token"}) config.set_default(role, "<|endoftext|>");
-    return {
-        AddedTokens(),        Normalizer(),   byte_level_pre_tokenizer(config.add_prefix_space.value_or(false), true),
-        byte_level_decoder(), Surroundings(), Bpe(std::move(vocabulary), rules, {}, merges.string())};
+    TokenizerParts out;
+    out.pre_tokenizer = byte_level_pre_tokenizer(config.add_prefix_space.value_or(false), true);
+    out.decoder = byte_level_decoder();
+    out.model = std::make_unique<Bpe>(std::move(vocabulary), rules, Bpe::Options(), merges.string());
+    return out;
 }
 
 }  // namespace kerf::core

@@ -42,7 +42,9 @@ TEST(HostileTokenizer, UnsupportedTypesAreNamedWithTheirPlace) {
          {"pattern", "[a&&b]"}},
     };
     for (const auto& [parts, words] : cases) expect_refused([&, &file = parts] { open_json(with(file)); }, words);
-    expect_refused([] { open_json(R"({"model": {"type": "Unigram", "vocab": []}})"); }, {"Unigram"});
+    expect_refused([] { open_json(R"({"model": {"type": "WordPiece", "vocab": {"a": 0}}})"); },
+                   {"model type", "WordPiece", "BPE and Unigram"});
+    expect_refused([] { open_json(R"({"model": {"type": "WordLevel", "vocab": {"a": 0}}})"); }, {"WordLevel"});
     expect_refused([] { open_json(model(R"("vocab": {"a": 0}, "merges": [], "dropout": 0.1)")); }, {"dropout"});
     expect_refused([] { open_json(model(R"("vocab": {"a": 0}, "merges": [], "end_of_word_suffix": "</w>")")); },
                    {"suffix"});
@@ -67,6 +69,68 @@ TEST(HostileTokenizer, AbsurdVocabulariesAreRefused) {
         {R"("vocab": {"a": 0})", {"merges"}},
     };
     for (const auto& [inside, words] : cases) expect_refused([&, &file = inside] { open_json(model(file)); }, words);
+}
+
+TEST(HostileTokenizer, AbsurdUnigramVocabulariesAreRefused) {
+    const std::vector<std::pair<std::string, std::vector<std::string>>> cases{
+        {R"("vocab": [])", {"empty"}},
+        {R"("vocab": {"a": -1})", {"list of pieces"}},
+        {R"("vocab": [["a"]])", {"piece 0"}},
+        {R"("vocab": [["a", -1], ["b", "c"]])", {"piece 1"}},
+        {R"("vocab": [["a", -1], ["a", -2]])", {"\"a\"", "twice"}},
+        {R"("vocab": [["a", -1], ["", -2]])", {"piece 1", "0 bytes"}},
+        {R"("vocab": [["a", -1]], "unk_id": 1)", {"id 1", "1 pieces"}},
+        {R"("vocab": [["a", -1]], "unk_id": -1)", {"unk_id", "-1"}},
+        {R"("vocab": [["a", -1]], "unk_id": 1e30)", {"unk_id"}},
+        {R"("vocab": [["a", 1e999]])", {"tokenizer.json"}},
+        {R"("vocab": [[")" + std::string(1025, 'a') + R"(", 0]])", {"piece 0", "1025 bytes"}},
+    };
+    for (const auto& [inside, words] : cases)
+        expect_refused([&, &file = inside] { open_json(R"({"model": {"type": "Unigram", )" + file + "}}"); }, words);
+    // Without a token for the unknown, such a character has none: said when one comes.
+    const auto tokenizer = open_json(R"({"model": {"type": "Unigram", "vocab": [["a", -1], ["b", -5], ["bc", -2]]}})");
+    EXPECT_EQ(tokenizer->encode("abba", false), (Ids{0, 1, 1, 0}));
+    expect_refused([&] { tokenizer->encode("ac", false); }, {"no piece for \"c\"", "unk_id"});
+}
+
+// Tokens that make each other in turn, the longest first: no merge leads back, since each product is longer.
+TEST(HostileTokenizer, MergesInACircleEnd) {
+    const auto tokenizer = open_json(model(
+        R"("vocab": {"a": 0, "b": 1, "ab": 2, "ba": 3, "aba": 4, "bab": 5, "abab": 6},
+           "merges": ["ab ab", "ab a", "b ab", "a b", "b a", "a ba", "ba b"])"));
+    EXPECT_EQ(tokenizer->encode("abab", false), (Ids{4, 1}));
+    EXPECT_EQ(tokenizer->encode("bababa", false), (Ids{1, 4, 3}));
+}
+
+TEST(HostileTokenizer, MergesThatMakeEachOtherOfNothingAreRefused) {
+    // An empty part would give back the token that it joins: the one way to a real cycle.
+    for (const std::string merges : {R"([["a", ""]])", R"([["", "a"]])", R"([["", ""]])"})
+        expect_refused([&] { open_json(model(R"("vocab": {"a": 0, "": 1}, "merges": )" + merges)); },
+                       {"merge 1", "empty"});
+}
+
+TEST(HostileTokenizer, APatternThatBacktracksWithoutEndIsGivenUp) {
+    const auto tokenizer = open_json(
+        with(R"("pre_tokenizer": {"type": "Split", "pattern": {"Regex": "(?:a|aa)+$"}, "behavior": "Isolated"})"));
+    expect_refused([&] { tokenizer->encode(std::string(60, 'a') + "b", false); },
+                   {"pre_tokenizer.pattern", "(?:a|aa)+$", "61 bytes", "limit"});
+    // And one that only looks so: possessive, it is linear.
+    const auto fine = open_json(
+        with(R"("pre_tokenizer": {"type": "Split", "pattern": {"Regex": "(?:a|b)++"}, "behavior": "Isolated"})"));
+    EXPECT_EQ(fine->encode(std::string(2, 'a') + "b", false), (Ids{0, 2}));
+}
+
+TEST(HostileTokenizer, TextThatIsNotUtf8IsRefusedWhereverItStands) {
+    for (const std::string& parts :
+         {std::string("\"normalizer\": {\"type\": \"Prepend\", \"prepend\": \"\xff\"}"),
+          std::string("\"added_tokens\": [{\"id\": 3, \"content\": \"\xc3\"}]"),
+          std::string("\"pre_tokenizer\": {\"type\": \"\xed\xa0\x80\"}"), std::string("\"\x80\": 0"),
+          std::string(R"("added_tokens": [{"id": 3, "content": "\ud800"}])")})
+        expect_refused([&] { open_json(with(parts)); }, {"tokenizer.json", "not valid JSON"});
+    const TemporaryFolder folder;
+    folder.write("vocab.json", R"({"a": 0, "b": 1, "ab": 2})");
+    folder.write("merges.txt", "a b\na \xff\n");
+    expect_refused([&] { Tokenizer::open(folder.path()); }, {"merges.txt", "merge 2"});
 }
 
 TEST(HostileTokenizer, AbsurdStagesAreRefused) {
@@ -187,14 +251,23 @@ TEST(HostileTokenizer, ADamagedTokenizerJsonNeverCrashes) {
 TEST(HostileTokenizer, SentencepieceModelsOfOtherKindsAreNamed) {
     const TemporaryFolder folder;
     const std::string piece = std::string("\x0a\x03\x0a\x01") + "a";  // pieces: {piece: "a"}
-    folder.write("tokenizer.model", piece);
-    expect_refused([&] { Tokenizer::open(folder.path()); }, {"tokenizer.model", "unigram"});
-    folder.write("tokenizer.model", piece + "\x12\x02\x18\x02");  // trainer_spec: {model_type: BPE}
+    folder.write("tokenizer.model", piece + "\x12\x02\x18\x03");      // trainer_spec: {model_type: WORD}
+    expect_refused([&] { Tokenizer::open(folder.path()); }, {"tokenizer.model", "word model", "BPE and unigram"});
+    folder.write("tokenizer.model", piece + "\x12\x02\x18\x02");  // BPE
     EXPECT_EQ(Tokenizer::open(folder.path())->vocabulary(), 4);   // with <s>, </s> and <unk>, which LlamaTokenizer adds
     folder.write("tokenizer.model", piece + piece + "\x12\x02\x18\x02");
     expect_refused([&] { Tokenizer::open(folder.path()); }, {"tokenizer.model", "twice"});
+    folder.write("tokenizer.model", piece + piece);  // unigram, which is what a file is that does not say
+    expect_refused([&] { Tokenizer::open(folder.path()); }, {"tokenizer.model", "twice"});
     folder.write("tokenizer.model", "");
     expect_refused([&] { Tokenizer::open(folder.path()); }, {"tokenizer.model", "no pieces"});
+}
+
+TEST(HostileTokenizer, ASentencepieceScoreThatIsNoNumberIsRefused) {
+    const TemporaryFolder folder;
+    const std::string piece = std::string("\x0a\x08\x0a\x01") + "a" + std::string("\x15\x00\x00\xc0\x7f", 5);  // NaN
+    folder.write("tokenizer.model", piece);
+    expect_refused([&] { Tokenizer::open(folder.path()); }, {"tokenizer.model", "\"a\"", "no finite number"});
 }
 
 }  // namespace

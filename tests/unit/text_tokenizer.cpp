@@ -4,6 +4,7 @@
 #include <random>
 
 #include "core/text/bpe.hpp"
+#include "core/text/unigram.hpp"
 #include "tests/unit/text_fixture.hpp"
 
 namespace kerf::test {
@@ -139,6 +140,97 @@ TEST(Bpe, MergesAsItsDefinitionSays) {
             EXPECT_EQ(ids, merge_slowly(word, reference, rules)) << word;
         }
     }
+}
+
+std::string random_letters(std::size_t size, char last) {
+    std::mt19937_64 random(11);
+    std::string out(size, ' ');
+    for (auto& c : out) c = static_cast<char>('a' + random() % static_cast<std::uint64_t>(last - 'a' + 1));
+    return out;
+}
+
+// Counted, not timed: what a word of n characters may cost, whatever the word.
+TEST(Bpe, LooksUpAtMostSixPairsACharacter) {
+    std::vector<std::string> tokens{"a", "b"};
+    std::vector<Bpe::MergeRule> rules;
+    for (std::size_t i = 0; i < 12; ++i) {  // powers of a, and mixtures: nearly everything merges
+        rules.emplace_back(tokens[i], tokens[i == 0 ? 0 : i]);
+        tokens.push_back(rules.back().first + rules.back().second);
+    }
+    Vocabulary vocabulary;
+    for (std::size_t i = 0; i < tokens.size(); ++i) vocabulary.add(tokens[i], static_cast<std::int64_t>(i), "here");
+    const Bpe bpe(std::move(vocabulary), rules, {}, "here");
+    for (const std::size_t size : {1000, 1000000})
+        for (const std::string& word : {std::string(size, 'a'), std::string(size, 'b'), random_letters(size, 'b')}) {
+            Bpe::Session session(bpe);
+            Ids ids;
+            session.encode(word, ids);
+            EXPECT_GE(session.lookups(), size - 1);
+            EXPECT_LE(session.lookups(), 6 * size);
+        }
+}
+
+using core::Unigram;
+
+/// All ways to cut a word, tried: the best sum, an unknown character at `unknown`.
+double best_score(const std::string& word, const std::vector<Unigram::Piece>& pieces, double unknown) {
+    if (word.empty()) return 0;
+    double best = -1e300;
+    bool covered = false;
+    for (const auto& [text, score] : pieces) {
+        if (!word.starts_with(text)) continue;
+        covered = covered || text.size() == 1;
+        best = std::max(best, score + best_score(word.substr(text.size()), pieces, unknown));
+    }
+    return covered ? best : std::max(best, unknown + best_score(word.substr(1), pieces, unknown));
+}
+
+TEST(Unigram, FindsTheBestOfAllCuts) {
+    std::mt19937_64 random(12);
+    for (int model = 0; model < 40; ++model) {
+        std::vector<Unigram::Piece> pieces{{"<unk>", 0.0}, {"a", -3.0}, {"b", -3.5}};
+        double worst = -3.5;
+        while (pieces.size() < 12) {
+            std::string text;
+            for (auto n = 2 + random() % 3; n > 0; --n) text += static_cast<char>('a' + random() % 3);
+            if (std::any_of(pieces.begin(), pieces.end(), [&](const auto& p) { return p.first == text; })) continue;
+            pieces.emplace_back(text, -1.0 - static_cast<double>(random() % 1000) / 100);
+            worst = std::min(worst, pieces.back().second);
+        }
+        const Unigram unigram(pieces, {.unknown = 0}, "here");
+        Unigram::Session session(unigram);
+        for (int i = 0; i < 30; ++i) {
+            std::string word;
+            for (auto n = random() % 9; n > 0; --n) word += static_cast<char>('a' + random() % 3);
+            Ids ids;
+            session.encode(word, ids);
+            double score = 0;
+            std::size_t letters = 0;
+            int runs = 0;
+            for (const auto id : ids) {
+                const auto& piece = pieces[static_cast<std::size_t>(id)];
+                score += piece.second;
+                letters += id == 0 ? 0 : piece.first.size();
+                runs += id == 0 ? 1 : 0;
+            }
+            // Neighbouring unknown letters are one token, each of them ten below the worst piece.
+            const auto unknown = static_cast<double>(word.size() - letters);
+            EXPECT_GE(unknown, runs);
+            EXPECT_NEAR(score + unknown * (worst - 10), best_score(word, pieces, worst - 10), 1e-9) << word;
+        }
+    }
+}
+
+TEST(Unigram, TakesAsManyStepsAsTheLongestPieceForEachByte) {
+    const Unigram unigram({{"<unk>", 0.0}, {"a", -1.0}, {"aa", -1.5}, {"aaaaaaaa", -2.0}}, {.unknown = 0}, "here");
+    for (const std::size_t size : {1000, 1000000})
+        for (const std::string& word : {std::string(size, 'a'), std::string(size, 'b'), random_letters(size, 'b')}) {
+            Unigram::Session session(unigram);
+            Ids ids;
+            session.encode(word, ids);
+            EXPECT_FALSE(ids.empty());
+            EXPECT_LE(session.steps(), 8 * size);
+        }
 }
 
 // "▁a▁" joins across a space mark, so the text must not be cut at space marks.
