@@ -10,7 +10,7 @@ namespace {
 
 at::Tensor attend_fused(const Op& op, Batch batch, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) {
     const auto heads_first = [&](const at::Tensor& x, std::int64_t heads) {
-        return x.view({batch.samples, batch.length, heads, op.head_dim}).transpose(1, 2);
+        return x.view({batch.samples, batch.length, heads, x.size(1) / heads}).transpose(1, 2);
     };
     at::Tensor keys = heads_first(k, op.kv_heads), values = heads_first(v, op.kv_heads);
     if (op.kv_heads != op.heads) {
@@ -26,7 +26,7 @@ at::Tensor attend_fused(const Op& op, Batch batch, const at::Tensor& q, const at
     } else {
         out = at::scaled_dot_product_attention(heads_first(q, op.heads), keys, values, {}, 0.0, true, op.value);
     }
-    return out.transpose(1, 2).reshape({batch.tokens(), op.heads * op.head_dim});
+    return out.transpose(1, 2).reshape({batch.tokens(), op.heads * value_dim(op)});
 }
 
 /// Queries that are worked on at once where the scores have to be touched: a tile of 128 × 4096 float32 scores stays in
@@ -45,10 +45,12 @@ std::vector<float> alibi_slopes(std::int64_t heads) {
     return out;
 }
 
-/// What alibi adds to head h's products with key j, float32 [heads, length]. In bfloat16, as Falcon was trained.
-at::Tensor alibi_bias(std::int64_t heads, std::int64_t length) {
-    const auto slopes = alibi_slopes(heads);
-    const at::Tensor column = at::from_blob(const_cast<float*>(slopes.data()), {heads, 1}, at::kFloat);
+/// What alibi adds to head h's products with key j, float32 [heads, length]. In bfloat16, as Falcon was trained. Heads
+/// that pruning left keep their slopes.
+at::Tensor alibi_bias(const Op& op, std::int64_t length) {
+    std::vector<float> slopes = alibi_slopes(op.alibi_heads.empty() ? op.heads : op.alibi_of);
+    for (std::size_t h = 0; h < op.alibi_heads.size(); ++h) slopes[h] = slopes[std::size_t(op.alibi_heads[h])];
+    const at::Tensor column = at::from_blob(slopes.data(), {op.heads, 1}, at::kFloat);
     return (column.to(at::kBFloat16) * at::arange(length).to(at::kBFloat16)).to(at::kFloat);
 }
 
@@ -80,12 +82,12 @@ void attend_in_tiles(const Op& op, const at::Tensor& q, const at::Tensor& k, con
 
 at::Tensor attend_tiled(const Op& op, Batch batch, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) {
     const auto window_of = [&](const at::Tensor& x, std::int64_t heads) {
-        return x.view({batch.samples, batch.length, heads, op.head_dim});
+        return x.view({batch.samples, batch.length, heads, x.size(1) / heads});
     };
     const at::Tensor queries = window_of(q, op.heads), keys = window_of(k, op.kv_heads),
                      values = window_of(v, op.kv_heads);
-    at::Tensor out = at::empty_like(queries);
-    const at::Tensor bias = op.alibi ? alibi_bias(op.heads, batch.length) : at::Tensor();
+    at::Tensor out = at::empty({batch.samples, batch.length, op.heads, value_dim(op)}, queries.options());
+    const at::Tensor bias = op.alibi ? alibi_bias(op, batch.length) : at::Tensor();
     for (std::int64_t sample = 0; sample < batch.samples; ++sample) {
         for (std::int64_t head = 0; head < op.heads; ++head) {
             const std::int64_t group = head / (op.heads / op.kv_heads);
@@ -94,7 +96,7 @@ at::Tensor attend_tiled(const Op& op, Batch batch, const at::Tensor& q, const at
                             bias.defined() ? bias.select(0, head) : bias, slice(out, head));
         }
     }
-    return out.view({batch.tokens(), op.heads * op.head_dim});
+    return out.view({batch.tokens(), op.heads * value_dim(op)});
 }
 
 }  // namespace

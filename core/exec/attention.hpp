@@ -8,8 +8,8 @@
 
 namespace kerf::core {
 
-/// Causal attention of every window by itself: q [tokens, heads · head_dim], k and v [tokens, kv_heads · head_dim], all
-/// of one dtype; the result is like q.
+/// Causal attention of every window by itself: q [tokens, heads · head_dim], k [tokens, kv_heads · head_dim], v
+/// [tokens, kv_heads · value_dim], all of one dtype; the result is [tokens, heads · value_dim].
 at::Tensor attend(const Op& op, Batch batch, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v);
 
 }  // namespace kerf::core

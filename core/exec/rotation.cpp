@@ -12,9 +12,10 @@ namespace {
 /// are divided by the factor, short ones kept, those between interpolated; "longrope" divides each by its own of
 /// `factors`.
 std::vector<double> inverse_frequencies(const Op& op, const std::vector<double>& factors) {
-    std::vector<double> out(std::size_t(op.rotary_dim / 2));
+    const std::int64_t pairs = op.pairs.empty() ? op.rotary_dim / 2 : op.pairs_of;
+    std::vector<double> out(static_cast<std::size_t>(pairs));
     for (std::size_t i = 0; i < out.size(); ++i) {
-        double frequency = std::pow(op.theta, -2.0 * double(i) / double(op.rotary_dim));
+        double frequency = std::pow(op.theta, -double(i) / double(pairs));
         if (op.scaling.kind == RopeScaling::Kind::longrope) frequency /= factors[i];
         if (op.scaling.kind == RopeScaling::Kind::linear) frequency /= op.scaling.factor;
         if (op.scaling.kind == RopeScaling::Kind::llama3) {
@@ -27,7 +28,10 @@ std::vector<double> inverse_frequencies(const Op& op, const std::vector<double>&
         }
         out[i] = frequency;
     }
-    return out;
+    if (op.pairs.empty()) return out;
+    std::vector<double> kept;
+    for (const auto pair : op.pairs) kept.push_back(out[std::size_t(pair)]);
+    return kept;
 }
 
 }  // namespace

@@ -11,6 +11,11 @@ at::Tensor by_head(const Op& op, const at::Tensor& x) {
     return x.view({x.size(0), op.heads, op.rows / op.heads});
 }
 
+/// The mean over the features, of which pruning may have left fewer than count: those that are gone were zero.
+at::Tensor mean_over(const Op& op, const at::Tensor& x) {
+    return op.divisor > 0 ? x.sum(-1, true).div_(double(op.divisor)) : x.mean(-1, true);
+}
+
 /// Rows of a value that go to an expert, int64 [rows].
 at::Tensor rows_of(const at::Tensor& routing, std::int64_t expert) {
     return routing.select(1, expert).nonzero().squeeze(1);
@@ -37,7 +42,7 @@ at::Tensor activate(ActivationKind kind, const at::Tensor& x) {
 
 at::Tensor rms_norm(const Op& op, const at::Tensor& x, const at::Tensor& weight) {
     const at::Tensor wide = by_head(op, x).to(at::kFloat);
-    const at::Tensor normed = wide * at::rsqrt(wide.square().mean(-1, true).add_(op.eps));
+    const at::Tensor normed = wide * at::rsqrt(mean_over(op, wide.square()).add_(op.eps));
     const at::Tensor out = weight.scalar_type() == x.scalar_type() ? normed.to(x.scalar_type()) * weight
                                                                    : (normed * weight).to(x.scalar_type());
     return out.view_as(x);
@@ -45,7 +50,16 @@ at::Tensor rms_norm(const Op& op, const at::Tensor& x, const at::Tensor& weight)
 
 at::Tensor layer_norm(const Op& op, const at::Tensor& x, const c10::optional<at::Tensor>& weight,
                       const c10::optional<at::Tensor>& bias) {
-    return at::layer_norm(by_head(op, x), {op.rows / op.heads}, weight, bias, op.eps).view_as(x);
+    const std::int64_t each = op.rows / op.heads;
+    if (op.divisor == 0) return at::layer_norm(by_head(op, x), {each}, weight, bias, op.eps).view_as(x);
+    const at::Tensor wide = by_head(op, x).to(at::kFloat);
+    const at::Tensor mean = mean_over(op, wide), centred = wide - mean;
+    // A feature that is gone was zero and lay −mean from the mean.
+    const double share = double(op.divisor - each) / double(op.divisor);
+    at::Tensor out = centred * at::rsqrt(mean_over(op, centred.square()) + mean.square() * share + op.eps);
+    if (weight) out = out * *weight;
+    if (bias) out = out + *bias;
+    return out.to(x.scalar_type()).view_as(x);
 }
 
 at::Tensor scale(const Op& op, const at::Tensor& x) {

@@ -53,12 +53,18 @@ struct Op {
     std::int64_t offset = 0;             ///< embedding
     std::int64_t heads = 1;              ///< rope, attention; norms: slices of the features
     std::int64_t kv_heads = 1, head_dim = 0, rotary_dim = 0, window = 0;
+    std::int64_t value_dim = 0;  ///< attention: features of a value head; 0 = head_dim
     double theta = 10000;
     bool interleaved = false;
     RopeScaling scaling;
     ActivationKind activation = ActivationKind::silu;
-    std::vector<std::int64_t> sizes;      ///< split
-    std::int64_t groups = 1;              ///< split
+    std::vector<std::int64_t> sizes;  ///< split
+    std::int64_t groups = 1;          ///< split
+    // What pruning leaves of an op that depends on how many features or heads there were.
+    std::int64_t divisor = 0;  ///< norms: mean and mean square are sums over so many features; 0 = those that there are
+    std::vector<std::int64_t> pairs;        ///< rope: of `pairs_of` pairs those that are there; empty: all
+    std::vector<std::int64_t> alibi_heads;  ///< attention: of `alibi_of` heads those that are there; empty: all
+    std::int64_t pairs_of = 0, alibi_of = 0;
     std::int64_t experts = 0, top_k = 0;  ///< route
     bool normalize = true;                ///< route
     /// Derived by parse_graph: the expert whose tokens alone reach this op (−1: all tokens do), and what share of the
@@ -66,6 +72,11 @@ struct Op {
     std::int64_t expert = -1;
     double share = 1;
 };
+
+/// Features of an attention op's value heads.
+inline std::int64_t value_dim(const Op& op) {
+    return op.value_dim > 0 ? op.value_dim : op.head_dim;
+}
 
 struct Block {
     std::string name;

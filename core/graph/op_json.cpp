@@ -95,6 +95,20 @@ void read_norm(const OpReader& in, Op& op) {
     if (op.kind == OpKind::rms_norm || in.flag_or("affine", true)) op.weight = op.name + ".weight";
     if (op.kind == OpKind::layer_norm && !op.weight.empty() && in.flag_or("bias", true)) op.bias = op.name + ".bias";
     op.value = in.real_or("offset", 0);
+    op.divisor = in.integer_or("divisor", op.rows / op.heads, 0);
+}
+
+/// Of `of` things the ones that are there: a list that ascends.
+std::vector<std::int64_t> read_kept(const OpReader& in, const char* key, const char* of_key, std::int64_t count,
+                                    std::int64_t& of) {
+    if (!in.has(key)) return {};
+    of = in.integer(of_key, count);
+    const auto kept = in.integers(key, 0);
+    for (std::size_t i = 0; i < kept.size(); ++i)
+        if (kept[i] >= of || (i > 0 && kept[i] <= kept[i - 1]))
+            in.fail(text("needs an ascending list of numbers below ", of, " as \"", key, "\""));
+    if (std::int64_t(kept.size()) != count) in.fail(text("has ", kept.size(), " \"", key, "\" for ", count));
+    return kept;
 }
 
 void read_rope(const OpReader& in, Op& op) {
@@ -104,7 +118,8 @@ void read_rope(const OpReader& in, Op& op) {
     op.theta = in.real("theta");
     op.interleaved = in.flag_or("interleaved", false);
     if (op.rotary_dim > op.head_dim || op.rotary_dim % 2 != 0) in.fail("needs an even rotary_dim within head_dim");
-    op.scaling = read_scaling(in, op.rotary_dim);
+    op.pairs = read_kept(in, "pairs", "pairs_of", op.rotary_dim / 2, op.pairs_of);
+    op.scaling = read_scaling(in, op.pairs.empty() ? op.rotary_dim : 2 * op.pairs_of);
     if (!(op.theta > 0)) in.fail("needs theta above 0");
 }
 
@@ -116,6 +131,8 @@ void read_attention(const OpReader& in, Op& op) {
     op.window = in.integer_or("window", 0, 0);
     op.softcap = in.real_or("softcap", 0);
     op.alibi = in.flag_or("alibi", false);
+    op.value_dim = in.integer_or("value_dim", 1, 0);
+    if (op.alibi) op.alibi_heads = read_kept(in, "alibi_heads", "alibi_of", op.heads, op.alibi_of);
     if (op.softcap < 0) in.fail("needs a softcap above 0, or none");
     if (op.heads % op.kv_heads != 0)
         in.fail(text("has ", op.heads, " query heads, which ", op.kv_heads, " key-value heads do not divide"));
@@ -233,6 +250,7 @@ json linear_json(const Op& op) {
 json norm_json(const Op& op) {
     json out{{"name", op.name}, {"size", op.rows}, {"eps", op.eps}};
     if (op.heads > 1) out["heads"] = op.heads;
+    if (op.divisor > 0) out["divisor"] = op.divisor;
     if (op.kind == OpKind::rms_norm)
         out["offset"] = op.value;
     else
@@ -247,6 +265,7 @@ json rope_json(const Op& op) {
              {"theta", op.theta},
              {"interleaved", op.interleaved}};
     if (op.scaling.kind != RopeScaling::Kind::none) out["scaling"] = scaling_json(op.scaling);
+    if (!op.pairs.empty()) out.update({{"pairs", op.pairs}, {"pairs_of", op.pairs_of}});
     return out;
 }
 
@@ -258,6 +277,8 @@ json attention_json(const Op& op) {
              {"window", op.window}};
     if (op.softcap > 0) out["softcap"] = op.softcap;
     if (op.alibi) out["alibi"] = true;
+    if (!op.alibi_heads.empty()) out.update({{"alibi_heads", op.alibi_heads}, {"alibi_of", op.alibi_of}});
+    if (op.value_dim > 0) out["value_dim"] = op.value_dim;
     return out;
 }
 

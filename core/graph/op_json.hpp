@@ -62,11 +62,11 @@ public:
         }
         return out;
     }
-    std::vector<std::int64_t> integers(const char* key) const {
+    std::vector<std::int64_t> integers(const char* key, std::int64_t least = 1) const {
         if (!has(key) || !op_[key].is_array() || op_[key].empty()) fail(text("needs a list \"", key, "\""));
         std::vector<std::int64_t> out;
         for (const auto& value : op_[key]) {
-            if (!value.is_number_integer() || value.get<std::int64_t>() < 1 ||
+            if (!value.is_number_integer() || value.get<std::int64_t>() < least ||
                 value.get<std::int64_t>() > largest_dimension)
                 fail(text("has something else than sizes in \"", key, "\""));
             out.push_back(value.get<std::int64_t>());

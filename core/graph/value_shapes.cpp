@@ -118,8 +118,8 @@ std::int64_t ValueShapes::width_out(const Op& op, std::size_t index) const {
         case OpKind::attention:
             expect(op.in[0], op.heads * op.head_dim);
             expect(op.in[1], op.kv_heads * op.head_dim);
-            expect(op.in[2], op.kv_heads * op.head_dim);
-            break;
+            expect(op.in[2], op.kv_heads * value_dim(op));
+            return op.heads * value_dim(op);
         case OpKind::mul:
         case OpKind::add:
             expect(op.in[1], of(op.in[0]).width);

@@ -26,7 +26,7 @@ std::int64_t width_made(const std::vector<Op>& ops, const Op& op, const std::str
         case OpKind::embedding:
             return op.columns;
         case OpKind::attention:
-            return op.heads * op.head_dim;
+            return op.heads * value_dim(op);
         case OpKind::split:
             return op.sizes[std::size_t(std::find(op.out.begin(), op.out.end(), value) - op.out.begin())];
         case OpKind::combine:
@@ -124,7 +124,8 @@ double op_flops(const Op& op, std::int64_t tokens, std::int64_t length) {
     if (op.kind == OpKind::linear) return 2.0 * double(op.rows) * double(op.columns) * double(tokens) * op.share;
     // Half of the score matrix is masked away, but both products compute it in tiles; the causal kernels skip about
     // half.
-    if (op.kind == OpKind::attention) return 2.0 * double(op.heads * op.head_dim) * double(length) * double(tokens);
+    if (op.kind == OpKind::attention)
+        return double(op.heads * (op.head_dim + value_dim(op))) * double(length) * double(tokens);
     return 0;
 }
 

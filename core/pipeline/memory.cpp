@@ -34,7 +34,7 @@ std::int64_t temporary_width(const Op& op, std::int64_t out) {
         case OpKind::combine:  // the sum in float32, and an expert's weighted rows
             return 2 * out;
         case OpKind::attention:
-            return op.heads * op.head_dim * (op.kv_heads == op.heads ? 1 : 3);
+            return op.heads * std::max(op.head_dim, value_dim(op)) * (op.kv_heads == op.heads ? 1 : 3);
         default:
             return 0;
     }
@@ -51,6 +51,8 @@ std::int64_t width_made(const Op& op, std::size_t o, std::map<std::string, std::
             return op.rows;
         case OpKind::combine:
             return width[op.in[1]];
+        case OpKind::attention:
+            return op.heads * value_dim(op);
         default:
             return width[op.in[0]];
     }

@@ -62,15 +62,50 @@ Model Model::describe(const std::filesystem::path& folder, const Components& com
         model.edited_ = true;
         return model;
     }
-    const std::string document = described(*model.adapter_, components.host, model.config_);
+    model.take_edited_graph();
+    if (!model.edited_) model.graph_ = graph_of(model.config_, *model.adapter_, components);
+    return model;
+}
+
+Graph graph_of(const nlohmann::json& config, const AdapterComponent& adapter, const Components& components) {
+    const std::string document = described(adapter, components.host, config);
     nlohmann::json graph;
     try {
         graph = nlohmann::json::parse(document);
     } catch (const nlohmann::json::exception& error) {
         throw Error(Fault::internal,
-                    text(model.adapter_->id, " adapter: its graph document is not valid JSON (", error.what(), ")"));
+                    text(adapter.id, " adapter: its graph document is not valid JSON (", error.what(), ")"));
     }
-    model.graph_ = parse_graph(graph, text(model.adapter_->id, " adapter"));
+    return parse_graph(graph, text(adapter.id, " adapter"));
+}
+
+/// Other kerf.json files tell of a run that kept the shapes: config.json says all.
+void Model::take_edited_graph() {
+    const auto path = folder_ / "kerf.json";
+    std::error_code status;
+    if (!std::filesystem::exists(path, status)) return;
+    const nlohmann::json document = read_json(path);
+    if (!document.is_object() || !document.contains("edited") || document["edited"] != true) return;
+    if (!document.contains("graph"))
+        bad_input(path.string(), ": says that the model was edited, and lacks its graph; is the file whole?");
+    graph_ = parse_graph(document["graph"], path.string());
+    edited_ = true;
+}
+
+Model Model::edited(const Edit& edit) const {
+    Model model = *this;
+    model.graph_ = edit.graph;
+    model.edited_ = true;
+    if (!checkpoint_) return model;
+    TensorEdits stored;
+    for (const auto& [name, selection] : edit.tensors.made) {
+        Selection made = selection;
+        if (!made.source.empty()) made.source = stored_name(made.source);
+        stored.made.emplace(stored_name(name), std::move(made));
+    }
+    for (const auto& name : edit.tensors.dropped) stored.dropped.push_back(stored_name(name));
+    model.checkpoint_ = std::make_shared<Checkpoint>(checkpoint_->edited(stored));
+    model.check_weights();
     return model;
 }
 
@@ -100,7 +135,8 @@ void Model::check_weights() const {
         const StoredTensor& stored = tensor(expected.name);
         if (stored.shape != expected.shape)
             bad_input(checkpoint_->folder().string(), ": tensor ", stored.name, " has the shape ",
-                      format_shape(stored.shape), ", config.json asks for ", format_shape(expected.shape));
+                      format_shape(stored.shape), edited_ ? ", kerf.json" : ", config.json", " asks for ",
+                      format_shape(expected.shape));
         if (!is_floating(stored.dtype))
             bad_input(checkpoint_->folder().string(), ": tensor ", stored.name, " is ", dtype_name(stored.dtype),
                       ", not floating point");

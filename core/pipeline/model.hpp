@@ -6,6 +6,7 @@
 #include <string>
 
 #include "core/exec/program.hpp"
+#include "core/graph/edit.hpp"
 #include "core/graph/graph.hpp"
 #include "core/pipeline/components.hpp"
 #include "core/support/json_text.hpp"
@@ -17,15 +18,18 @@ namespace kerf::core {
 /// and its mapped weights, checked against each other. Reads no weight.
 class Model {
 public:
-    /// Errors (input): no config.json, unknown architecture (with the families that are known), missing tensor, wrong
-    /// shape.
+    /// A folder whose config.json is an export (core/export) has the graph that it holds, one whose kerf.json says
+    /// `"edited": true` that of kerf.json: the shapes are not those of the family's config any more. Errors (input): no
+    /// config.json, unknown architecture (with the families that are known), missing tensor, wrong shape.
     static Model open(const std::filesystem::path& folder, const Components& components);
     /// config.json and graph alone, for a folder that need not have weights.
     static Model describe(const std::filesystem::path& folder, const Components& components);
     /// The same graph over other weights (a stage's result), checked likewise.
     Model with_weights(Checkpoint checkpoint) const;
-
-    /// Whether the graph is another than the adapter would make of the config.
+    /// The model after an edit of its graph; weights are edited when they are read. Without weights (describe()) the
+    /// graph alone.
+    Model edited(const Edit& edit) const;
+    /// Whether the graph is another than that of config.json.
     bool is_edited() const noexcept { return edited_; }
 
     const nlohmann::json& config() const noexcept { return config_; }
@@ -48,6 +52,7 @@ public:
 
 private:
     void check_weights() const;
+    void take_edited_graph();
 
     std::filesystem::path folder_;
     nlohmann::json config_;
@@ -56,5 +61,8 @@ private:
     const AdapterComponent* adapter_ = nullptr;
     bool edited_ = false;
 };
+
+/// The graph that an adapter makes of a config. Error(input) for a config that it refuses.
+Graph graph_of(const nlohmann::json& config, const AdapterComponent& adapter, const Components& components);
 
 }  // namespace kerf::core

@@ -386,6 +386,7 @@ void Run::finish() {
         if (entry.value("kind", "") == "block" && entry.value("stage", std::size_t{0}) == last)
             checksums.update(entry["checksums"]);
     const json kerf{{"kerf", version()},
+                    {"edited", prepared_.model.is_edited()},
                     {"graph", graph_json(prepared_.model.graph())},
                     {"provenance", provenance_},
                     {"crc32", checksums}};

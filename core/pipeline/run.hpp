@@ -68,4 +68,7 @@ nlohmann::json evaluate_model(const EvalRequest& request, const Components& comp
 /// bytes.
 nlohmann::json inspect_model(const std::filesystem::path& folder, const Components& components);
 
+/// The JSON of `kerf inspect --axes --json` (docs/axes.md): what the model's weights share. Needs config.json alone.
+nlohmann::json inspect_axes(const std::filesystem::path& folder, const Components& components);
+
 }  // namespace kerf::core

@@ -9,6 +9,7 @@
 #include "core/support/error.hpp"
 #include "core/support/json_text.hpp"
 #include "core/weights/bounded.hpp"
+#include "core/weights/edited_tensor.hpp"
 #include "core/weights/gguf_model.hpp"
 
 namespace kerf::core {
@@ -221,7 +222,7 @@ void Checkpoint::open_gguf(const std::filesystem::path& path) {
                              static_cast<std::size_t>(row_elements(part));
             part.bytes = view.stored->bytes.subspan(static_cast<std::size_t>(view.rows.first) * row,
                                                     static_cast<std::size_t>(view.shape[0]) * row);
-            place.tensor = &renamed_.emplace_back(std::move(part));
+            place.tensor = &renamed_->emplace_back(std::move(part));
         } else {
             place.lazy = std::make_shared<GgufTensor>(file, view);
             place.tensor = &place.lazy->described();
@@ -411,6 +412,17 @@ void Checkpoint::for_each_part(const Place& found, void (*visit)(const TensorFil
     found.lazy->for_each_part([&](const StoredTensor& part) {
         for (const auto& [path, file] : files_) visit(*file, part);
     });
+}
+
+Checkpoint Checkpoint::edited(const TensorEdits& edits) const {
+    Checkpoint out = *this;
+    for (const auto& name : edits.dropped) out.places_.erase(name);
+    for (const auto& [name, selection] : edits.made) {
+        const Place source = selection.source.empty() ? Place{} : place(selection.source);
+        const auto made = std::make_shared<EditedTensor>(name, selection, source.tensor, source.lazy);
+        out.places_.insert_or_assign(name, Place{source.file, &made->described(), made});
+    }
+    return out;
 }
 
 }  // namespace kerf::core

@@ -11,6 +11,7 @@
 
 #include "core/codec/gptq_format.hpp"
 #include "core/weights/lazy_tensor.hpp"
+#include "core/weights/selection.hpp"
 #include "core/weights/tensor_file.hpp"
 
 namespace kerf::core {
@@ -54,10 +55,15 @@ public:
     /// Asks the system to read a tensor before it is needed; returns at once.
     void prefetch(std::string_view name) const;
 
+    /// The same files seen through edits: a tensor that is made by a selection has the dtype of its source (float32
+    /// when it has none), its own shape, and empty `bytes`. What is edited already can be edited again. Error(input)
+    /// for a source that is missing, Error(internal) for a selection that does not fit it.
+    Checkpoint edited(const TensorEdits& edits) const;
+
 private:
     struct Place {
-        const TensorFile* file;
-        const StoredTensor* tensor;
+        const TensorFile* file = nullptr;
+        const StoredTensor* tensor = nullptr;
         std::shared_ptr<const LazyTensor> lazy;  // null for a tensor that is stored as it is
     };
     struct GptqSettings;
@@ -73,7 +79,8 @@ private:
 
     std::filesystem::path folder_;
     std::vector<std::pair<std::filesystem::path, std::shared_ptr<const TensorFile>>> files_;
-    std::deque<StoredTensor> renamed_;
+    // Shared by copies, because places point into it.
+    std::shared_ptr<std::deque<StoredTensor>> renamed_ = std::make_shared<std::deque<StoredTensor>>();
     std::map<std::string, Place, std::less<>> places_;
 };
 

@@ -6,6 +6,7 @@
 #include "core/support/error.hpp"
 #include "host/commands/commands.hpp"
 #include "host/show.hpp"
+#include "host/show_axes.hpp"
 
 namespace kerf::host {
 namespace {
@@ -96,9 +97,16 @@ int eval_command(const CommandLine& line, Console& console) {
 }
 
 int inspect_command(const CommandLine& line, Console&) {
-    if (line.has("axes")) bad_input("--axes is not available in this version; leave it out");
     const Registry plugins = find_plugins(line);
     plugins.require_sound();
+    if (line.has("axes")) {
+        const auto axes = core::inspect_axes(line.words().front(), plugins.components());
+        if (line.has("json"))
+            write_json(axes);
+        else
+            write_out(show_axes(axes));
+        return 0;
+    }
     const auto model = core::inspect_model(line.words().front(), plugins.components());
     if (line.has("json"))
         write_json(model);
