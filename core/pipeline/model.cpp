@@ -111,23 +111,40 @@ Model Model::edited(const Edit& edit) const {
 
 Model Model::open(const std::filesystem::path& folder, const Components& components) {
     Model model = describe(folder, components);
-    model.checkpoint_ = std::make_shared<Checkpoint>(Checkpoint::open(folder));
-    model.check_weights();
+    model.take_weights(Checkpoint::open(folder));
     return model;
 }
 
 Model Model::with_weights(Checkpoint checkpoint) const {
     Model model = *this;
-    model.checkpoint_ = std::make_shared<Checkpoint>(std::move(checkpoint));
-    model.check_weights();
+    model.take_weights(std::move(checkpoint));
     return model;
 }
 
+namespace {
+
+std::string name_in(const Checkpoint& checkpoint, const std::string& name) {
+    const auto dot = name.find('.');
+    if (dot == std::string::npos || checkpoint.find(name) || !checkpoint.find(name.substr(dot + 1))) return name;
+    return name.substr(dot + 1);
+}
+
+}  // namespace
+
 std::string Model::stored_name(const std::string& name) const {
-    constexpr std::string_view prefix = "model.";
-    if (!checkpoint_->find(name) && name.starts_with(prefix) && checkpoint_->find(name.substr(prefix.size())))
-        return name.substr(prefix.size());
-    return name;
+    return name_in(*checkpoint_, name);
+}
+
+void Model::take_weights(Checkpoint checkpoint) {
+    const auto turn = [&](const std::vector<Op>& ops) {
+        for (const auto& op : ops)
+            if (op.kind == OpKind::linear && op.transposed) checkpoint.show_transposed(name_in(checkpoint, op.weight));
+    };
+    turn(graph_.prologue);
+    for (const auto& block : graph_.blocks) turn(block.ops);
+    turn(graph_.epilogue);
+    checkpoint_ = std::make_shared<const Checkpoint>(std::move(checkpoint));
+    check_weights();
 }
 
 void Model::check_weights() const {

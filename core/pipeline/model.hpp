@@ -40,7 +40,8 @@ public:
 
     /// Reads for a Program. `this` must outlive it.
     WeightSource source() const;
-    /// The name under which the checkpoint holds a tensor of the graph: older files leave out the leading "model.".
+    /// The name under which the checkpoint holds a tensor of the graph: some files, saved from the model without its
+    /// head, leave out the leading component ("model.", "transformer.").
     std::string stored_name(const std::string& name) const;
     const StoredTensor& tensor(const std::string& name) const { return checkpoint_->at(stored_name(name)); }
     std::int64_t parameters() const;
@@ -51,6 +52,7 @@ public:
     void check_length(std::int64_t length, const std::string& what) const;
 
 private:
+    void take_weights(Checkpoint checkpoint);
     void check_weights() const;
     void take_edited_graph();
 

@@ -98,6 +98,34 @@ private:
     std::array<const StoredTensor*, 4> parts_;  // qweight, qzeros, scales, g_idx; the last may be null
 };
 
+/// A packed weight as [in, out].
+class TurnedTensor final : public LazyTensor {
+public:
+    explicit TurnedTensor(std::shared_ptr<const GptqTensor> packed)
+        : LazyTensor(packed->described()), packed_(std::move(packed)) {
+        std::swap(described_.shape[0], described_.shape[1]);
+    }
+
+    void read_rows(std::int64_t first, std::span<float> out) const override {
+        const std::int64_t inputs = described_.shape[0], outputs = described_.shape[1];
+        std::vector<float> all(static_cast<std::size_t>(inputs * outputs));
+        packed_->read_rows(0, all);
+        for (std::int64_t at = 0; at < static_cast<std::int64_t>(out.size()); ++at) {
+            const std::int64_t input = first + at / outputs, output = at % outputs;
+            out[static_cast<std::size_t>(at)] = all[static_cast<std::size_t>(output * inputs + input)];
+        }
+    }
+    std::string storage() const override { return packed_->storage(); }
+    std::uint64_t stored_bytes() const override { return packed_->stored_bytes(); }
+    bool has_cheap_rows() const noexcept override { return false; }
+    void for_each_part(const std::function<void(const StoredTensor&)>& visit) const override {
+        packed_->for_each_part(visit);
+    }
+
+private:
+    std::shared_ptr<const GptqTensor> packed_;
+};
+
 }  // namespace
 
 /// What config.json says of a GPTQ-packed checkpoint.
@@ -294,6 +322,15 @@ void Checkpoint::show_packed_layer(const std::string& layer, const GptqSettings&
     const std::string& name = packed->described().name;
     if (!places_.try_emplace(name, Place{file, &packed->described(), packed}).second)
         bad_input(folder_.string(), ": holds both ", name, " and ", layer, ".qweight");
+}
+
+void Checkpoint::show_transposed(std::string_view name) {
+    const auto found = places_.find(name);
+    if (found == places_.end()) return;
+    auto packed = std::dynamic_pointer_cast<const GptqTensor>(found->second.lazy);
+    if (!packed) return;
+    found->second.lazy = std::make_shared<TurnedTensor>(std::move(packed));
+    found->second.tensor = &found->second.lazy->described();
 }
 
 const StoredTensor* Checkpoint::find(std::string_view name) const {

@@ -32,6 +32,10 @@ public:
     /// shard lacks or the other way round, one name in two shards, a quantization_config that kerf cannot decode.
     static Checkpoint open(const std::filesystem::path& path);
 
+    /// Shows a packed weight as [in, out] from now on, for a model that stores this one so; a weight that is not packed
+    /// stays as it is.
+    void show_transposed(std::string_view name);
+
     const StoredTensor* find(std::string_view name) const;
     /// find() or Error(input) "tensor X is missing from FOLDER".
     const StoredTensor& at(std::string_view name) const;
