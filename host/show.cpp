@@ -124,7 +124,47 @@ Rows linear_rows(const std::string& block, const json& linears) {
 
 /// Whether two blocks differ in their names alone.
 bool alike(const json& a, const json& b) {
+    for (const auto* key : {"parameters", "flops_per_token", "kv_cache"})
+        if (part(a, key) != part(b, key)) return false;
     return linear_rows(text_at(a, "name"), part(a, "linears")) == linear_rows(text_at(b, "name"), part(b, "linears"));
+}
+
+/// "204 k", or with experts "204 k, 51 k of them active"
+std::string parameters_of(const json& cost) {
+    const double all = number_at(cost, {"parameters"}), active = number_at(cost, {"active_parameters"});
+    return active < all ? text(short_count(all), ", ", short_count(active), " of them active") : short_count(all);
+}
+
+/// The first line of a run of `count` blocks.
+std::string block_line(const json& block, std::size_t count) {
+    return text(count > 1 ? " each " : " ", parameters_of(block), " parameters, ",
+                format_bytes(number_at(block, {"bytes"})), ", ",
+                short_count(number_at(block, {"flops_per_token", "decode"})), " FLOPs and ",
+                format_bytes(number_at(block, {"kv_cache", "bytes_per_token"})), " of KV cache a token\n");
+}
+
+/// What a token takes, in rows of the head.
+void add_token_costs(const json& model, Rows& head) {
+    const std::string length = text(model.value("length", std::int64_t{0}));
+    const auto flops = [&](const char* when) { return short_count(number_at(model, {"flops_per_token", when})); };
+    const auto cache = [&](const char* what) { return format_bytes(number_at(model, {"kv_cache", what})); };
+    head.push_back({"FLOPs per token",
+                    text(flops("prefill"), " in a prefill of ", length, ", ", flops("decode"), " after ", length)});
+    head.push_back({"KV cache", text(cache("bytes_per_token"), " a token, ", cache("bytes"), " after ", length, " (",
+                                     text_at(part(model, "kv_cache"), "dtype"), ")")});
+}
+
+/// What all weights take in each format.
+std::string show_formats(const json& model) {
+    Rows sizes{{"weights as", "size", "bits a weight"}};
+    for (const auto& format : part(model, "formats")) {
+        const std::string packed = format.contains("bits") ? text(number_at(format, {"bits"}), " bits, groups of ",
+                                                                  number_at(format, {"group_size"}))
+                                                           : text_at(format, "dtype");
+        sizes.push_back(
+            {packed, format_bytes(number_at(format, {"bytes"})), fixed(number_at(format, {"bits_per_weight"}), 2)});
+    }
+    return aligned_table(sizes, "lrr");
 }
 
 std::string show_blocks(const json& blocks) {
@@ -135,8 +175,7 @@ std::string show_blocks(const json& blocks) {
         const std::string name = text_at(blocks[first], "name");
         out += "\n" + name;
         if (last > first) out += text(" to ", text_at(blocks[last], "name"), " (", last - first + 1, " alike)");
-        out += text(": ", short_count(number_at(blocks[first], {"parameters"})), " parameters",
-                    last > first ? " each" : "", "\n");
+        out += text(":", block_line(blocks[first], last - first + 1));
         out += aligned_table(linear_rows(name, part(blocks[first], "linears")), "lrllr");
     }
     return out;
@@ -206,9 +245,9 @@ std::string show_model(const json& model) {
     Rows head{{"model", text_at(model, "model")},
               {"family", text(text_at(model, "family"), " (adapter ", text_at(adapter, "id"), " ",
                               text_at(adapter, "version"), ")")},
-              {"parameters", short_count(number_at(model, {"parameters"}))},
-              {"size", format_bytes(number_at(model, {"bytes"}))},
-              {"FLOPs per token", short_count(number_at(model, {"flops_per_token"}))},
+              {"parameters", text(parameters_of(model), " (", model.value("parameters", std::int64_t{0}), ")")},
+              {"size", text(format_bytes(number_at(model, {"bytes"})),
+                            model.value("weights", true) ? "" : ", as config.json announces; no weights here")},
               {"hidden size", fixed(number_at(model, {"hidden"}), 0)},
               {"vocabulary", fixed(number_at(model, {"vocabulary"}), 0)},
               {"positions", fixed(number_at(model, {"positions"}), 0)}};
@@ -216,7 +255,8 @@ std::string show_model(const json& model) {
     if (dtypes.is_object())
         for (const auto& [dtype, bytes] : dtypes.items())
             head.push_back({"of dtype " + dtype, format_bytes(bytes.get<double>())});
-    std::string out = aligned_table(head, "ll") + show_blocks(part(model, "blocks"));
+    add_token_costs(model, head);
+    std::string out = text(aligned_table(head, "ll"), "\n", show_formats(model), show_blocks(part(model, "blocks")));
     json outside = json::array();
     for (const auto* place : {"prologue", "epilogue"})
         for (const auto& linear : part(part(model, "outside"), place)) outside.push_back(linear);

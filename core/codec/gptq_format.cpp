@@ -20,6 +20,15 @@ struct BitPlace {
         : word(index * bits / 32), shift(static_cast<int>(index * bits % 32)), straddles(shift + bits > 32) {}
 };
 
+bool holds_bits(int bits) {
+    return bits == 2 || bits == 3 || bits == 4 || bits == 8;
+}
+
+/// Codes that fill whole words: 3 bits fill three.
+std::int64_t whole_words(int bits) {
+    return bits == 3 ? 32 : 32 / bits;
+}
+
 std::uint32_t mask_of(int bits) {
     return (1u << bits) - 1;
 }
@@ -208,16 +217,21 @@ std::int64_t GptqLayout::groups() const {
 
 void check_gptq(const GptqLayout& layout) {
     const auto& [name, out, in, bits, group_size] = layout;
-    if (bits != 2 && bits != 3 && bits != 4 && bits != 8)
-        bad_input(name, ": the gptq format holds 2, 3, 4 or 8 bits, not ", bits);
+    if (!holds_bits(bits)) bad_input(name, ": the gptq format holds 2, 3, 4 or 8 bits, not ", bits);
     if (group_size == 0 || group_size < -1)
         bad_input(name, ": a group size of ", group_size, " cannot be; it is positive, or -1");
-    const std::int64_t multiple = bits == 3 ? 32 : 32 / bits;
+    const std::int64_t multiple = whole_words(bits);
     for (const auto& [axis, size] : {std::pair{"inputs", in}, std::pair{"outputs", out}})
         if (size <= 0 || size % multiple != 0)
             bad_input(name, ": the gptq format holds ", bits, "-bit weights of a multiple of ", multiple, " ", axis,
                       ", not of ", size,
                       "; leave this layer dense (exclude it from the stage) or choose another format");
+}
+
+bool gptq_fits(const GptqLayout& layout) {
+    if (!holds_bits(layout.bits) || layout.group_size == 0 || layout.group_size < -1) return false;
+    const std::int64_t multiple = whole_words(layout.bits);
+    return layout.in > 0 && layout.out > 0 && layout.in % multiple == 0 && layout.out % multiple == 0;
 }
 
 std::vector<PlannedTensor> gptq_tensors(const GptqLayout& layout) {

@@ -36,6 +36,8 @@ struct GptqLayout {
 /// Error(input) that names the layer when the format has no place for it: bits other than 2, 3, 4, 8, a group size of
 /// 0, or an `in` or `out` that does not fill whole words (3 bits: whole triples of words, that is, multiples of 32).
 void check_gptq(const GptqLayout& layout);
+/// Whether check_gptq would pass.
+bool gptq_fits(const GptqLayout& layout);
 
 /// The four tensors, in the order g_idx, qweight, qzeros, scales. Calls check_gptq.
 std::vector<PlannedTensor> gptq_tensors(const GptqLayout& layout);

@@ -6,6 +6,7 @@
 #include <set>
 
 #include "core/exec/activation_pool.hpp"
+#include "core/graph/cost.hpp"
 #include "core/plugin_api/job.hpp"
 #include "core/support/error.hpp"
 #include "core/support/parallel.hpp"
@@ -119,16 +120,6 @@ std::vector<InputGroup> input_groups(const std::vector<Op>& ops, const std::vect
     return groups;
 }
 
-double op_flops(const Op& op, std::int64_t tokens, std::int64_t length) {
-    // An expert's linear runs on the tokens that are routed to it; an even share of them is expected.
-    if (op.kind == OpKind::linear) return 2.0 * double(op.rows) * double(op.columns) * double(tokens) * op.share;
-    // Half of the score matrix is masked away, but both products compute it in tiles; the causal kernels skip about
-    // half.
-    if (op.kind == OpKind::attention)
-        return double(op.heads * (op.head_dim + value_dim(op))) * double(length) * double(tokens);
-    return 0;
-}
-
 BlockRunner::BlockRunner(const Model& model, const Stage& stage, std::size_t block, const OutputLayout& layout,
                          const Hooks& hooks)
     : model_(model),
@@ -175,12 +166,6 @@ std::vector<std::string> BlockRunner::read_by(std::size_t first, std::size_t las
     return {read.begin(), read.end()};
 }
 
-double BlockRunner::segment_flops(std::size_t first, std::size_t last, std::int64_t tokens, std::int64_t length) const {
-    double sum = 0;
-    for (std::size_t i = first; i < last; ++i) sum += op_flops(ops_[i], tokens, length);
-    return sum;
-}
-
 void BlockRunner::segment(const Units& units, States& states, const Program& program, std::size_t first,
                           std::size_t last, const std::vector<std::string>& live_out, Accumulators& grams) {
     const std::vector<std::string> live_in = live_at(first), read = read_by(first, last, grams);
@@ -222,7 +207,7 @@ void BlockRunner::segment(const Units& units, States& states, const Program& pro
             captured[std::size_t(i)].clear();
             tokens += units.batch(start + i).tokens();
         }
-        hooks_.progress(flops + segment_flops(first, last, tokens, units.length()));
+        hooks_.progress(flops + forward_flops(ops_, first, last, tokens, units.length()));
     }
     captured.clear();
     trim_activations();

@@ -56,7 +56,6 @@ private:
     Curvature curvature_of(const InputGroup& group, GramAccumulator& sums) const;
     void compress_group(const InputGroup& group, Curvature& curvature, Program* program);
     Compressed compress_one(const Target& target, Curvature* curvature);
-    double segment_flops(std::size_t first, std::size_t last, std::int64_t tokens, std::int64_t length) const;
 
     const Model& model_;
     const Stage& stage_;
@@ -67,8 +66,5 @@ private:
     std::vector<InputGroup> groups_;
     std::int64_t input_width_ = 0;
 };
-
-/// FLOPs of an op for `tokens` tokens in windows of `length`, those that a router sends elsewhere included.
-double op_flops(const Op& op, std::int64_t tokens, std::int64_t length);
 
 }  // namespace kerf::core

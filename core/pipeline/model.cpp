@@ -23,7 +23,7 @@ std::string described(const AdapterComponent& adapter, const kerf_host* host, co
     return document;
 }
 
-const AdapterComponent& adapter_for(const nlohmann::json& config, const std::filesystem::path& folder,
+const AdapterComponent& adapter_for(const nlohmann::json& config, const std::string& file,
                                     const Components& components) {
     std::string families;
     for (const auto& adapter : components.adapters) {
@@ -37,26 +37,25 @@ const AdapterComponent& adapter_for(const nlohmann::json& config, const std::fil
     const auto type = config.contains("model_type") && config["model_type"].is_string()
                           ? config["model_type"].get<std::string>()
                           : "";
-    bad_input((is_gguf(folder) ? folder : folder / "config.json").string(), ": no adapter knows the architecture \"",
-              type.empty() ? "(no model_type)" : type,
+    bad_input(file, ": no adapter knows the architecture \"", type.empty() ? "(no model_type)" : type,
               "\"; known: ", families.empty() ? "none (no adapter plugin was found)" : families);
 }
 
 }  // namespace
 
-Model Model::describe(const std::filesystem::path& folder, const Components& components) {
-    const bool gguf = is_gguf(folder);
-    if (!gguf && !std::filesystem::is_directory(folder))
-        bad_input(folder.string(),
-                  ": no such folder; model.path names a folder in Hugging Face layout, or a GGUF file");
+Model Model::describe(const std::filesystem::path& path, const Components& components) {
+    const bool gguf = is_gguf(path);
+    const bool config_alone = path.extension() == ".json" && std::filesystem::is_regular_file(path);
+    if (!gguf && !config_alone && !std::filesystem::is_directory(path))
+        bad_input(path.string(), ": no such folder; model.path names a folder in Hugging Face layout, or a GGUF file");
+    const std::string file = (gguf || config_alone ? path : path / "config.json").string();
     Model model;
-    model.folder_ = folder;
-    const std::string file = (gguf ? folder : folder / "config.json").string();
-    nlohmann::json config = gguf ? GgufModel::open(folder).config() : read_json(file);
+    model.folder_ = config_alone ? path.parent_path() : path;
+    nlohmann::json config = gguf ? GgufModel::open(path).config() : read_json(file);
     if (!config.is_object()) bad_input(file, ": is not a JSON object");
     const nlohmann::json exported = exported_graph(config, file);
     model.config_ = family_config(std::move(config), file);
-    model.adapter_ = &adapter_for(model.config_, folder, components);
+    model.adapter_ = &adapter_for(model.config_, file, components);
     if (!exported.is_null()) {
         model.graph_ = parse_graph(exported, file);
         model.edited_ = true;

@@ -22,8 +22,8 @@ public:
     /// `"edited": true` that of kerf.json: the shapes are not those of the family's config any more. Errors (input): no
     /// config.json, unknown architecture (with the families that are known), missing tensor, wrong shape.
     static Model open(const std::filesystem::path& folder, const Components& components);
-    /// config.json and graph alone, for a folder that need not have weights.
-    static Model describe(const std::filesystem::path& folder, const Components& components);
+    /// config.json and graph alone, for a folder that need not have weights, or for a config's own path.
+    static Model describe(const std::filesystem::path& path, const Components& components);
     /// The same graph over other weights (a stage's result), checked likewise.
     Model with_weights(Checkpoint checkpoint) const;
     /// The model after an edit of its graph; weights are edited when they are read. Without weights (describe()) the
@@ -35,6 +35,7 @@ public:
     const nlohmann::json& config() const noexcept { return config_; }
     const Graph& graph() const noexcept { return graph_; }
     const Checkpoint& checkpoint() const noexcept { return *checkpoint_; }
+    bool has_weights() const noexcept { return checkpoint_ != nullptr; }      ///< not after describe()
     const std::filesystem::path& folder() const noexcept { return folder_; }  ///< or the GGUF file
     const AdapterComponent& adapter() const noexcept { return *adapter_; }
 

@@ -4,6 +4,7 @@
 #include <set>
 
 #include "core/curvature/gram.hpp"
+#include "core/graph/cost.hpp"
 #include "core/linalg/linalg.hpp"
 #include "core/pipeline/block_runner.hpp"
 #include "core/pipeline/prepared.hpp"
@@ -32,14 +33,11 @@ double stage_flops(const Model& model, const Stage& stage) {
     for (const auto& target : stage.targets) last = std::max(last, target.block);
     for (std::size_t block = 0; block <= last; ++block) {
         const auto& ops = block_ops(model.graph(), block);
-        double forward = 0;
-        for (const auto& op : ops) forward += op_flops(op, tokens, length);
+        double forward = forward_flops(ops, 0, ops.size(), tokens, length);
         const auto groups = input_groups(ops, stage.in_block(block));
         const bool twice = stage.sequential == Sequential::block && block != last;
-        if (block == last && stage.sequential != Sequential::block && !groups.empty()) {
-            forward = 0;  // nothing is needed past the last input
-            for (std::size_t i = 0; i < groups.back().first_op; ++i) forward += op_flops(ops[i], tokens, length);
-        }
+        if (block == last && stage.sequential != Sequential::block && !groups.empty())  // nothing past the last input
+            forward = forward_flops(ops, 0, groups.back().first_op, tokens, length);
         sum += twice ? 2 * forward : forward;
         for (const auto& group : groups) {
             const double n = double(group.features);
@@ -50,10 +48,12 @@ double stage_flops(const Model& model, const Stage& stage) {
 }
 
 double evaluation_flops(const Prepared& prepared, const Recipe& recipe) {
-    double tokens = 0;
-    for (const auto& [name, windows] : prepared.evaluation) tokens += double(windows.samples * windows.length);
+    double sum = 0;
+    for (const auto& [name, windows] : prepared.evaluation)
+        sum += double(windows.samples * windows.length) *
+               cost_of(prepared.model.graph(), windows.length).total.prefill_flops;
     const int models = 1 + (recipe.evaluation.before || recipe.evaluation.kl ? 1 : 0);
-    return tokens * 2 * double(prepared.model.parameters()) * models;
+    return sum * models;
 }
 
 /// What calibration states take on the disk: a block's input and output and the widest set of values between two

@@ -4,6 +4,7 @@
 #include <chrono>
 
 #include "core/eval/evaluate.hpp"
+#include "core/graph/cost.hpp"
 #include "core/pipeline/block_runner.hpp"
 #include "core/pipeline/journal.hpp"
 #include "core/pipeline/prepared.hpp"
@@ -50,6 +51,11 @@ json perplexity_json(const Perplexity& figure) {
             {"standard_error", figure.standard_error},
             {"tokens", figure.tokens},
             {"windows", figure.windows}};
+}
+
+/// A token's FLOPs in one step of an evaluation: a block, or the head.
+double flops_of_a_step(const Graph& graph, std::int64_t length) {
+    return cost_of(graph, length).total.prefill_flops / double(graph.blocks.size() + 1);
 }
 
 /// The unfinished output beside its final place.
@@ -228,8 +234,7 @@ void Run::evaluate_before() {
             figure = (*known)["figure"];
         } else {
             meter_.detail(name);
-            const double flops_a_token =
-                double(prepared_.model.parameters()) * 2 / double(prepared_.model.graph().blocks.size() + 1);
+            const double flops_a_token = flops_of_a_step(prepared_.model.graph(), windows.length);
             figure = perplexity_json(
                 evaluate(prepared_.model, nullptr, windows, recipe_.model.compute, partial_, [&](std::int64_t tokens) {
                     meter_.check_cancelled();
@@ -355,7 +360,7 @@ void Run::evaluate_after(const Model& result) {
     const Model* reference = recipe_.evaluation.kl ? &prepared_.model : nullptr;
     for (const auto& [name, windows] : prepared_.evaluation) {
         meter_.detail(name);
-        const double flops_a_token = double(result.parameters()) * 2 / double(result.graph().blocks.size() + 1);
+        const double flops_a_token = flops_of_a_step(result.graph(), windows.length);
         const Evaluated figures =
             evaluate(result, reference, windows, recipe_.model.compute, partial_, [&](std::int64_t tokens) {
                 meter_.check_cancelled();

@@ -64,9 +64,10 @@ struct EvalRequest {
 /// The JSON of `kerf eval --json`.
 nlohmann::json evaluate_model(const EvalRequest& request, const Components& components, const Observer& observer);
 
-/// The JSON of `kerf inspect --json`: family, blocks, linears with shapes and dtypes, parameters, FLOPs per token,
-/// bytes.
-nlohmann::json inspect_model(const std::filesystem::path& folder, const Components& components);
+/// The JSON of `kerf inspect --json` (docs/commands.md): family, blocks, linears with shapes and dtypes, and what the
+/// model costs. `model`: a folder, with weights or with a config.json alone, or a config.json; no weight is read.
+/// `length`: tokens of the prefill and of the cache at decode; 0 for 2048, or what the model takes when that is less.
+nlohmann::json inspect_model(const std::filesystem::path& model, const Components& components, std::int64_t length = 0);
 
 /// The JSON of `kerf inspect --axes --json` (docs/axes.md): what the model's weights share. Needs config.json alone.
 nlohmann::json inspect_axes(const std::filesystem::path& folder, const Components& components);

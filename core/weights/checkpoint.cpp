@@ -21,6 +21,15 @@ bool is_torch_archive(std::string_view file) {
     return file.ends_with(".bin") || file.ends_with(".pt") || file.ends_with(".pth");
 }
 
+/// The file that says what a folder's weights are, or nothing.
+std::string weights_in(const std::filesystem::path& folder) {
+    std::error_code status;
+    for (const char* file :
+         {"model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json"})
+        if (std::filesystem::exists(folder / file, status)) return file;
+    return {};
+}
+
 /// An index may name files of its own folder alone: a path in it could lead anywhere.
 void check_shard_name(const std::string& file, const std::string& index) {
     const bool known_kind = file.ends_with(".safetensors") || is_torch_archive(file);
@@ -198,6 +207,10 @@ void Checkpoint::GptqSettings::refuse_overrides(const Json& config) const {
                       " settings of its own, which kerf does not read");
 }
 
+bool Checkpoint::present(const std::filesystem::path& path) {
+    return is_gguf(path) || !weights_in(path).empty();
+}
+
 Checkpoint Checkpoint::open(const std::filesystem::path& folder) {
     Checkpoint checkpoint;
     checkpoint.folder_ = folder;
@@ -207,18 +220,14 @@ Checkpoint Checkpoint::open(const std::filesystem::path& folder) {
         return checkpoint;
     }
     if (!std::filesystem::is_directory(folder, status)) bad_input(folder.string(), ": no such folder");
-    const auto has = [&](const char* file) { return std::filesystem::exists(folder / file, status); };
-    if (has("model.safetensors"))
-        checkpoint.add_file("model.safetensors");
-    else if (has("model.safetensors.index.json"))
-        checkpoint.open_index("model.safetensors.index.json");
-    else if (has("pytorch_model.bin"))
-        checkpoint.add_file("pytorch_model.bin");
-    else if (has("pytorch_model.bin.index.json"))
-        checkpoint.open_index("pytorch_model.bin.index.json");
-    else
+    const std::string file = weights_in(folder);
+    if (file.empty())
         bad_input(folder.string(),
                   ": has no weights; expected model.safetensors, pytorch_model.bin, or an index of either");
+    if (file.ends_with(".json"))
+        checkpoint.open_index(file);
+    else
+        checkpoint.add_file(file);
     if (const auto settings = GptqSettings::read(folder)) checkpoint.show_packed(*settings);
     return checkpoint;
 }

@@ -35,6 +35,8 @@ public:
     /// Shows a packed weight as [in, out] from now on, for a model that stores this one so; a weight that is not packed
     /// stays as it is.
     void show_transposed(std::string_view name);
+    /// Whether there are weights that open() would look at: in a folder, or because `path` is a GGUF file.
+    static bool present(const std::filesystem::path& path);
 
     const StoredTensor* find(std::string_view name) const;
     /// find() or Error(input) "tensor X is missing from FOLDER".

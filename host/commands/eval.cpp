@@ -107,7 +107,8 @@ int inspect_command(const CommandLine& line, Console&) {
             write_out(show_axes(axes));
         return 0;
     }
-    const auto model = core::inspect_model(line.words().front(), plugins.components());
+    const auto model =
+        core::inspect_model(line.words().front(), plugins.components(), line.integer("length", 1).value_or(0));
     if (line.has("json"))
         write_json(model);
     else
