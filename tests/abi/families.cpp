@@ -1,48 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-#include <gtest/gtest.h>
-
-#include <algorithm>
 #include <fstream>
-#include <nlohmann/json.hpp>
 
-#include "core/graph/graph.hpp"
-#include "core/plugin_api/host_table.hpp"
-#include "core/support/error.hpp"
-#include "host/loader/plugin.hpp"
+#include "tests/abi/family.hpp"
 
 namespace kerf {
 namespace {
-
-using core::OpKind;
-using nlohmann::json;
-
-const kerf_adapter& adapter(const std::string& name) {
-    static const auto llama = host::load_plugin(KERF_BUILD "/lib/kerf/kerf-llama.so");
-    static const auto opt = host::load_plugin(KERF_BUILD "/lib/kerf/kerf-opt.so");
-    return *(name == "llama" ? llama : opt).adapters.at(0);
-}
-
-core::Graph graph_of(const std::string& name, const json& config) {
-    const auto& a = adapter(name);
-    std::int32_t yes = 0;
-    core::check_call("accepts",
-                     [&](kerf_error* e) { return a.accepts(core::host_table(), core::as_values(config), &yes, e); });
-    if (!yes) core::bad_input("not accepted");
-    std::string document;
-    const auto sink = [](void* to, kerf_text piece) { static_cast<std::string*>(to)->append(piece.data, piece.size); };
-    core::check_call("describe", [&](kerf_error* e) {
-        return a.describe(core::host_table(), core::as_values(config), sink, &document, e);
-    });
-    return core::parse_graph(json::parse(document), name);
-}
-std::string refusal(const std::string& name, const json& config) {
-    try {
-        graph_of(name, config);
-    } catch (const core::Error& error) {
-        return error.what();
-    }
-    return "taken";
-}
 
 json llama(const json& changes = json::object()) {
     json config{
@@ -57,20 +19,6 @@ json opt(const json& changes = json::object()) {
                 {"max_position_embeddings", 50}};
     config.update(changes);
     return config;
-}
-
-std::vector<std::string> tensors(const core::Graph& graph) {
-    std::vector<std::string> names;
-    for (const auto& tensor : core::expected_tensors(graph)) names.push_back(tensor.name);
-    return names;
-}
-bool reads(const core::Graph& graph, const std::string& tensor) {
-    const auto names = tensors(graph);
-    return std::find(names.begin(), names.end(), tensor) != names.end();
-}
-const core::Op& op_of(const core::Graph& graph, OpKind kind, std::size_t block = 0) {
-    const auto& ops = graph.blocks.at(block).ops;
-    return *std::find_if(ops.begin(), ops.end(), [&](const auto& op) { return op.kind == kind; });
 }
 
 TEST(LlamaAdapter, GivesTheTensorsOfTheCheckpointAndNoOthers) {

@@ -22,6 +22,23 @@ inline std::filesystem::path test_data(const std::string& name) {
     return std::filesystem::path(KERF_TEST_DATA) / name;
 }
 
+/// Where the trained tiny model NAME is: in the clone or, for those that would make it too large, in the shared folder
+/// of the project's golden figures (../shared). Empty: neither has it.
+inline std::filesystem::path trained_model(const std::string& name) {
+    const std::filesystem::path shared = KERF_SHARED;
+    for (const auto& folder : {test_data("models/" + name), shared / "models" / name})
+        if (Checkpoint::present(folder)) return folder;
+    return {};
+}
+/// A file of golden figures of such a model.
+inline std::filesystem::path golden_file(const std::string& model, const std::string& file) {
+    const auto own = test_data("golden/" + file);
+    return std::filesystem::exists(own) ? own : trained_model(model) / "../../golden" / file;
+}
+#define KERF_SKIP_WITHOUT(model)      \
+    if (trained_model(model).empty()) \
+    GTEST_SKIP() << "needs ../shared/models/" << (model) << " and the figures in ../shared/golden"
+
 /// The plugins of this build.
 inline const Components& components() {
     static const host::Registry registry = [] {
@@ -69,10 +86,10 @@ inline Recipe golden_recipe(const std::string& model, const std::filesystem::pat
     Recipe recipe;
     recipe.file = "golden.toml";
     recipe.text = options.dump();
-    recipe.model.path = test_data("models/" + model);
+    recipe.model.path = trained_model(model);
     TextSource calibration;
     calibration.source = "tokens";
-    calibration.path = test_data("golden/tokens-" + model + ".safetensors");
+    calibration.path = golden_file(model, "tokens-" + model + ".safetensors");
     calibration.tensor = "calib";
     calibration.samples = 0;
     calibration.length = 0;

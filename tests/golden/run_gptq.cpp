@@ -26,6 +26,22 @@ std::vector<GoldenRun> golden_runs() {
     return out;
 }
 
+/// Three runs of each further family: nearest rounding, GPTQ at 4 bits, and at 3 bits in static groups with act_order.
+std::vector<GoldenRun> runs_of_further_families() {
+    const nlohmann::json chosen[] = {
+        {{"method", "rtn"}, {"wbits", 3}},
+        {{"method", "gptq"}, {"wbits", 4}},
+        {{"method", "gptq"}, {"wbits", 3}, {"groupsize", 64}, {"act_order", true}, {"static_groups", true}}};
+    std::vector<GoldenRun> out;
+    const auto golden = read_json(test_data("golden/gptq.json"));
+    for (const std::string model : {"phi2-tiny", "phi3-tiny", "falcon-tiny"})
+        for (const auto& run : golden["models"][model]["runs"])
+            if (std::find(std::begin(chosen), std::end(chosen), run["settings"]) != std::end(chosen))
+                out.push_back({model, run["settings"], run["ppl"].get<double>(),
+                               golden["models"][model]["dense_ppl"].get<double>()});
+    return out;
+}
+
 std::string name_of(const GoldenRun& run) {
     std::string name = run.model;
     for (const auto& [key, value] : run.settings.items())
@@ -82,6 +98,7 @@ class Golden : public testing::TestWithParam<GoldenRun> {};
 
 TEST_P(Golden, PerplexityIsTheReferencesInItsOwnMode) {
     const auto& [model, settings, expected, dense] = GetParam();
+    KERF_SKIP_WITHOUT(model);
     const ScratchFolder scratch;
     nlohmann::json options = options_of(settings);
     const std::string method = settings["method"];
@@ -98,6 +115,8 @@ TEST_P(Golden, PerplexityIsTheReferencesInItsOwnMode) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Gptq, Golden, testing::ValuesIn(golden_runs()),
+                         [](const auto& info) { return name_of(info.param); });
+INSTANTIATE_TEST_SUITE_P(GptqOfFurtherFamilies, Golden, testing::ValuesIn(runs_of_further_families()),
                          [](const auto& info) { return name_of(info.param); });
 
 /// The runs with nothing but bits, group size and symmetry set: what our defaults are compared with at equal bits.
