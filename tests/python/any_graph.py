@@ -119,7 +119,36 @@ def experts():
         expert_block("model.layers.2", [5, 6, 7, 8], ["gelu_new", "quick_gelu", "silu", "relu"], False)], tied=False)
 
 
-GRAPHS = {"rotations": rotations, "biases": biases, "experts": experts}
+def pruned_block(name, rope, attention, heads, kv_heads, dim, value_dim):
+    """What a cut through the residual stream and through the heads leaves: norms, rotations and heads know how many
+    features, pairs and heads there were."""
+    ops = Ops(name + ".")
+    normed = ops.add("rms_norm", ["x"], name="norm", size=HIDDEN, eps=1e-6, divisor=HIDDEN + 8)
+    q, k = (ops.linear(normed, part, count * dim, HIDDEN) for part, count in (("q", heads), ("k", kv_heads)))
+    q = ops.add("layer_norm", [q], name="q_norm", size=heads * dim, eps=1e-6, heads=heads, divisor=dim + 2)
+    if rope:
+        q = ops.add("rope", [q], heads=heads, head_dim=dim, **rope)
+        k = ops.add("rope", [k], heads=kv_heads, head_dim=dim, **rope)
+    v = ops.linear(normed, "v", kv_heads * value_dim, HIDDEN)
+    mixed = ops.add("attention", [q, k, v], heads=heads, kv_heads=kv_heads, head_dim=dim, value_dim=value_dim,
+                    scale=(dim + 2) ** -0.5, **attention)
+    ops.add("add", ["x", ops.linear(mixed, "o", HIDDEN, heads * value_dim)], "y")
+    return {"name": name, "ops": ops}
+
+
+def pruned():
+    halves = {"rotary_dim": 6, "theta": 10000.0, "pairs": [0, 2, 3], "pairs_of": 5}
+    neighbours = {"rotary_dim": 4, "theta": 10000.0, "interleaved": True, "pairs": [1, 3], "pairs_of": 4, "scaling": {
+        "type": "longrope", "short": [1.0, 1.1, 1.2, 1.5], "long": [1.0, 2.0, 3.0, 4.0], "original_positions": 16,
+        "attention_factor": 1.2}}
+    slopes = {"alibi": True, "alibi_heads": [0, 2, 5], "alibi_of": 6}
+    return document([
+        pruned_block("model.layers.0", halves, {}, heads=4, kv_heads=2, dim=8, value_dim=5),
+        pruned_block("model.layers.1", neighbours, {"softcap": 2.0}, heads=2, kv_heads=2, dim=6, value_dim=7),
+        pruned_block("model.layers.2", None, slopes, heads=3, kv_heads=1, dim=4, value_dim=3)], tied=True)
+
+
+GRAPHS = {"rotations": rotations, "biases": biases, "experts": experts, "pruned": pruned}
 
 
 def tensors(graph):

@@ -1,16 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
-/// export_model MODEL OUT IDS: writes MODEL into the folder OUT as kerf exports models of any shape to transformers,
-/// whatever its shape, and OUT/kerf-logits.f32, the logits that kerf computes for "input_ids" of the safetensors file
-/// IDS: float32 [samples · length, vocabulary].
+/// export_model MODEL OUT IDS [ragged]: writes MODEL into the folder OUT as kerf exports models of any shape to
+/// transformers, as it is or, with "ragged", with another cut in every block; and OUT/kerf-logits.f32, the logits that
+/// kerf computes for "input_ids" of the safetensors file IDS: float32 [samples · length, vocabulary].
 #include <exception>
 #include <filesystem>
 #include <fstream>
 #include <iostream>
+#include <numeric>
+#include <string_view>
 
 #include "core/calibration/dataset.hpp"
 #include "core/eval/evaluate.hpp"
-#include "core/export/export.hpp"
+#include "core/graph/axes.hpp"
+#include "core/graph/edit.hpp"
 #include "core/pipeline/output.hpp"
+#include "core/pipeline/save.hpp"
 #include "host/loader/plugin.hpp"
 
 namespace fs = std::filesystem;
@@ -37,15 +41,52 @@ void copy_weights(const fs::path& from, const fs::path& to) {
     }
 }
 
-void run(const fs::path& from, const fs::path& to, const fs::path& ids) {
+/// The first units of an axis that go; in every block a few others, so that no config says what is left.
+std::int64_t units_to_remove(const Axis& axis) {
+    if (!axis.fixed.empty() || axis.size <= axis.keep + axis.block + 1) return 0;
+    switch (axis.kind) {
+        case AxisKind::residual:
+            return 3;
+        case AxisKind::mlp:
+            return 1 + axis.block;
+        case AxisKind::heads:
+        case AxisKind::kv_groups:
+            return axis.block % 2;
+        case AxisKind::experts:
+            return axis.block == 0 ? 1 : 0;
+        case AxisKind::rotary_pairs:
+        case AxisKind::value_features:
+            return axis.block == 0 ? 2 : 0;  // where no head goes
+        default:
+            return 0;
+    }
+}
+
+Model ragged(const Model& model) {
+    const auto axes = find_axes(model.graph());
+    std::vector<Removal> removals;
+    for (const Axis& axis : axes) {
+        std::vector<std::int64_t> units(std::size_t(units_to_remove(axis)));
+        std::iota(units.begin(), units.end(), 0);
+        if (!units.empty()) removals.push_back({axis.name, units});
+    }
+    return model.edited(remove(model.graph(), axes, removals));
+}
+
+void run(const fs::path& from, const fs::path& to, const fs::path& ids, bool cut) {
     initialise_execution();
     const auto registry = kerf::host::Registry::scan({fs::path(KERF_BUILD) / "lib/kerf"});
     const Components components = registry.components();
-    const Model model = Model::open(from, components);
-    fs::create_directories(to);
-    copy_weights(from, to);
-    copy_side_files(from, to);
-    write_config(to, model.config(), model.graph(), true);
+    const Model whole = Model::open(from, components), model = cut ? ragged(whole) : whole;
+    fs::create_directories(to.parent_path());
+    if (cut) {
+        save_model(model, components, to);
+    } else {  // save_model would write a checkpoint of the family
+        fs::create_directory(to);
+        copy_weights(from, to);
+        copy_side_files(from, to);
+        write_config(to, model.config(), model.graph(), true);
+    }
     const auto values = logits(model, windows_of(ids), DType::f32, to);
     std::ofstream(to / "kerf-logits.f32", std::ios::binary)
         .write(reinterpret_cast<const char*>(values.data()), std::streamsize(values.size() * sizeof(float)));
@@ -54,12 +95,13 @@ void run(const fs::path& from, const fs::path& to, const fs::path& ids) {
 }  // namespace
 
 int main(int argc, char** argv) {
-    if (argc != 4) {
-        std::cerr << "usage: export_model MODEL OUT IDS\n";
+    const bool cut = argc == 5 && std::string_view(argv[4]) == "ragged";
+    if (argc != 4 && !cut) {
+        std::cerr << "usage: export_model MODEL OUT IDS [ragged]\n";
         return 2;
     }
     try {
-        run(argv[1], argv[2], argv[3]);
+        run(argv[1], argv[2], argv[3], cut);
     } catch (const std::exception& error) {
         std::cerr << "export_model: " << error.what() << '\n';
         return 1;
