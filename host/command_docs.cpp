@@ -65,10 +65,33 @@ CommandDoc convert_doc() {
              "kerf convert out/model-gptq out/model-dense --dtype float16"}};
 }
 
+CommandDoc generate_doc() {
+    return {
+        "generate",
+        "MODEL [PROMPT]",
+        "Continues a text, or answers it as a chat, and prints what the model writes as it comes.",
+        {{"tokens", "N", "write at most N tokens (default 256)"},
+         {"temperature", "T", "0: always the likeliest token (default; 1 where --top-k or --top-p is given)"},
+         {"top-k", "K", "draw from the K likeliest tokens alone (default 0: from all)"},
+         {"top-p", "P", "draw from the likeliest tokens with this probability together (default 1)"},
+         {"repetition-penalty", "R", "make tokens that were there before less likely (default 1: do not)"},
+         {"seed", "S", "seed of the draws (default 0)"},
+         {"stop", "TEXT", "end before this text", true},
+         {"ignore-eos", "", "go on at the model's end-of-text tokens"},
+         {"prompts", "FILE", "continue every line of FILE; of a .jsonl file, \"prompt\" or \"messages\" of every line"},
+         {"chat", "", "write the prompt as the user's turn of the model's chat template"},
+         {"system", "TEXT", "with --chat: the system message before it"},
+         {"weights", "TYPE", "hold weights in float32, bfloat16 or float16 (default: as they are stored)"},
+         json},
+        {"kerf generate models/SmolLM2-135M 'The capital of France is' --tokens 32",
+         "kerf generate models/SmolLM2-135M-Instruct 'Name three rivers.' --chat --temperature 0.7 --top-p 0.9"}};
+}
+
 std::vector<CommandDoc> make_docs() {
     return {run_doc(),
             plan_doc(),
             eval_doc(),
+            generate_doc(),
             {"inspect",
              "MODEL",
              "Lists a model's blocks and linears with shapes, dtypes, parameters and sizes.",

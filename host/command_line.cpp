@@ -5,6 +5,7 @@
 #define CXXOPTS_VECTOR_DELIMITER '\0'
 #include <algorithm>
 #include <charconv>
+#include <cmath>
 #include <cxxopts.hpp>
 
 #include "core/support/error.hpp"
@@ -25,7 +26,7 @@ const CommandDoc* find_doc(std::string_view name) {
 }
 
 [[noreturn]] void unknown_command(const std::string& name) {
-    for (const auto* later : {"generate", "bench", "tune"})
+    for (const auto* later : {"bench", "tune"})
         if (name == later) bad_input("kerf ", name, " is not available in this version");
     std::vector<std::string> known{"help"};
     for (const auto& doc : command_docs()) known.push_back(doc.name);
@@ -96,10 +97,11 @@ const CommandDoc& take_command(std::vector<std::string>& arguments) {
 }
 
 void check_words(const CommandDoc& doc, const std::vector<std::string>& words) {
-    std::size_t wanted = doc.words.empty() ? 0 : 1;
-    wanted += static_cast<std::size_t>(std::count(doc.words.begin(), doc.words.end(), ' '));
-    if (words.size() < wanted) bad_input("kerf ", doc.name, " needs ", doc.words, "; see kerf help ", doc.name);
-    if (words.size() > wanted) bad_input("kerf ", doc.name, " does not know what to do with \"", words[wanted], "\"");
+    std::size_t most = doc.words.empty() ? 0 : 1;
+    most += static_cast<std::size_t>(std::count(doc.words.begin(), doc.words.end(), ' '));
+    const auto needed = most - static_cast<std::size_t>(std::count(doc.words.begin(), doc.words.end(), '['));
+    if (words.size() < needed) bad_input("kerf ", doc.name, " needs ", doc.words, "; see kerf help ", doc.name);
+    if (words.size() > most) bad_input("kerf ", doc.name, " does not know what to do with \"", words[most], "\"");
 }
 
 std::string overview() {
@@ -181,6 +183,16 @@ std::optional<std::int64_t> CommandLine::integer(std::string_view option, std::i
     const auto [end, status] = std::from_chars(word.data(), word.data() + word.size(), value);
     if (status != std::errc() || end != word.data() + word.size() || value < least)
         bad_input("--", option, " ", word, ": a whole number is expected, ", least, " or larger");
+    return value;
+}
+
+std::optional<double> CommandLine::real(std::string_view option) const {
+    if (!has(option)) return {};
+    const std::string word = text(option);
+    double value = 0;
+    const auto [end, status] = std::from_chars(word.data(), word.data() + word.size(), value);
+    if (status != std::errc() || end != word.data() + word.size() || !std::isfinite(value))
+        bad_input("--", option, " ", word, ": a number is expected");
     return value;
 }
 

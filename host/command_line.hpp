@@ -20,8 +20,9 @@ struct OptionDoc {
 
 /// One command: what it takes and what its help says.
 struct CommandDoc {
-    std::string name;     ///< "run", "plugins describe"
-    std::string words;    ///< "RECIPE", "MODEL PROMPT": one upper-case word for each argument that must be there
+    std::string name;  ///< "run", "plugins describe"
+    std::string
+        words;  ///< "RECIPE", "MODEL [PROMPT]": one upper-case word an argument, in brackets where it may be missing
     std::string summary;  ///< a sentence
     std::vector<OptionDoc> options;
     std::vector<std::string> examples;
@@ -46,6 +47,8 @@ public:
     std::vector<std::string> list(std::string_view option) const;
     /// Error(input) unless it is a whole number, `least` or larger.
     std::optional<std::int64_t> integer(std::string_view option, std::int64_t least) const;
+    /// Error(input) unless it is a finite number.
+    std::optional<double> real(std::string_view option) const;
 
 private:
     void read_arguments(const CommandDoc& doc, const std::vector<std::string>& arguments);

@@ -5,6 +5,8 @@
 #include <cmath>
 #include <limits>
 
+#include "core/exec/positions.hpp"
+
 namespace kerf::core {
 namespace {
 
@@ -33,23 +35,13 @@ at::Tensor attend_fused(const Op& op, Batch batch, const at::Tensor& q, const at
 /// the second-level cache.
 constexpr std::int64_t tile_rows = 128;
 
-/// ALiBi slopes (arXiv:2108.12409): 2^(−8i/n) for n = 2^k heads; for other n those of the power of two below, and every
-/// second one of the power above.
-std::vector<float> alibi_slopes(std::int64_t heads) {
-    const double below = std::floor(std::log2(double(heads)));
-    const auto slope = [](double power, double i) { return float(std::exp2(-8 * i / std::exp2(power))); };
-    std::vector<float> out;
-    for (std::int64_t i = 0; i < std::min(heads, std::int64_t(std::exp2(below))); ++i)
-        out.push_back(slope(below, double(i + 1)));
-    for (std::int64_t i = 0; std::int64_t(out.size()) < heads; ++i) out.push_back(slope(below + 1, double(2 * i + 1)));
+/// What alibi adds to head h's products with key j, float32 [heads, length].
+at::Tensor alibi_table(std::int64_t heads, std::int64_t length) {
+    at::Tensor out = at::empty({heads, length}, at::kFloat);
+    float* to = out.data_ptr<float>();
+    for (const float slope : alibi_slopes(heads))
+        for (std::int64_t j = 0; j < length; ++j) *to++ = alibi_bias(slope, j);
     return out;
-}
-
-/// What alibi adds to head h's products with key j, float32 [heads, length]. In bfloat16, as Falcon was trained.
-at::Tensor alibi_bias(std::int64_t heads, std::int64_t length) {
-    const auto slopes = alibi_slopes(heads);
-    const at::Tensor column = at::from_blob(const_cast<float*>(slopes.data()), {heads, 1}, at::kFloat);
-    return (column.to(at::kBFloat16) * at::arange(length).to(at::kBFloat16)).to(at::kFloat);
 }
 
 /// −∞ where query `first` + i does not see key `from` + j, else 0; float32 [rows, keys].
@@ -85,7 +77,7 @@ at::Tensor attend_tiled(const Op& op, Batch batch, const at::Tensor& q, const at
     const at::Tensor queries = window_of(q, op.heads), keys = window_of(k, op.kv_heads),
                      values = window_of(v, op.kv_heads);
     at::Tensor out = at::empty_like(queries);
-    const at::Tensor bias = op.alibi ? alibi_bias(op.heads, batch.length) : at::Tensor();
+    const at::Tensor bias = op.alibi ? alibi_table(op.heads, batch.length) : at::Tensor();
     for (std::int64_t sample = 0; sample < batch.samples; ++sample) {
         for (std::int64_t head = 0; head < op.heads; ++head) {
             const std::int64_t group = head / (op.heads / op.kv_heads);

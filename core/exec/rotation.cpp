@@ -3,35 +3,10 @@
 
 #include <algorithm>
 #include <cmath>
-#include <numbers>
+
+#include "core/exec/positions.hpp"
 
 namespace kerf::core {
-namespace {
-
-/// Inverse frequencies of a rope op, [rotary_dim / 2]; "llama3" scaling as in Llama 3.1's reference: long wavelengths
-/// are divided by the factor, short ones kept, those between interpolated; "longrope" divides each by its own of
-/// `factors`.
-std::vector<double> inverse_frequencies(const Op& op, const std::vector<double>& factors) {
-    std::vector<double> out(std::size_t(op.rotary_dim / 2));
-    for (std::size_t i = 0; i < out.size(); ++i) {
-        double frequency = std::pow(op.theta, -2.0 * double(i) / double(op.rotary_dim));
-        if (op.scaling.kind == RopeScaling::Kind::longrope) frequency /= factors[i];
-        if (op.scaling.kind == RopeScaling::Kind::linear) frequency /= op.scaling.factor;
-        if (op.scaling.kind == RopeScaling::Kind::llama3) {
-            const double wavelength = 2 * std::numbers::pi / frequency;
-            const double turns = double(op.scaling.original_positions) / wavelength;
-            const double blend = std::clamp(
-                (turns - op.scaling.low_freq_factor) / (op.scaling.high_freq_factor - op.scaling.low_freq_factor), 0.0,
-                1.0);
-            frequency = (1 - blend) * frequency / op.scaling.factor + blend * frequency;
-        }
-        out[i] = frequency;
-    }
-    return out;
-}
-
-}  // namespace
-
 void Rotation::Table::fill(const std::vector<double>& frequencies, std::int64_t positions, double factor) {
     for (std::int64_t position = 0; position < positions; ++position) {
         for (const double frequency : frequencies) {
@@ -46,10 +21,10 @@ void Rotation::Table::fill(const std::vector<double>& frequencies, std::int64_t 
 Rotation::Rotation(const Op& op, std::int64_t length) {
     const RopeScaling& scaling = op.scaling;
     const bool longrope = scaling.kind == RopeScaling::Kind::longrope;
-    table_.fill(inverse_frequencies(op, scaling.short_factors),
-                longrope ? std::min(length, scaling.original_positions) : length, scaling.attention_factor);
+    table_.fill(inverse_frequencies(op, false), longrope ? std::min(length, scaling.original_positions) : length,
+                scaling.attention_factor);
     if (longrope && length > scaling.original_positions)
-        long_.fill(inverse_frequencies(op, scaling.long_factors), length, scaling.attention_factor);
+        long_.fill(inverse_frequencies(op, true), length, scaling.attention_factor);
 }
 
 void Rotation::apply(const Op& op, Batch batch, float* values) const {

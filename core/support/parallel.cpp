@@ -50,13 +50,14 @@ struct Batch {
 };
 
 /// A sleeping thread takes tens of microseconds to wake, as long as a whole small call does; so threads look for the
-/// next call, or the end of this one, for a while before they sleep. Decoding makes 200 calls a token. A look takes 15
-/// to 50 ns; asking a clock how long it has been would take longer on some machines than the wait does.
-constexpr int looks = 4000;
-
+/// next call, or the end of this one, for about 50 µs before they sleep. Decoding makes 200 calls a token. The pause
+/// leaves the core to its other thread now and then; after every look it would delay what is waited for.
 template <class Condition>
 void spin_until(const Condition& met) {
-    for (int i = 0; i < looks && !met(); ++i) {
+    constexpr int pauses = 1000, looks = 32;
+    for (int i = 0; i < pauses; ++i) {
+        for (int look = 0; look < looks; ++look)
+            if (met()) return;
 #if defined(__x86_64__)
         __builtin_ia32_pause();
 #endif
@@ -161,7 +162,8 @@ void set_threads(int threads) {
 
 int threads() {
     if (wanted_threads > 0) return wanted_threads;
-    return std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
+    static const int cores = std::max(1, static_cast<int>(std::thread::hardware_concurrency()));  // a system call
+    return cores;
 }
 
 void on_thread_start(std::function<void()> hook) {

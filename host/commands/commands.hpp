@@ -15,6 +15,7 @@ int run_command(const CommandLine& line, Console& console);
 int plan_command(const CommandLine& line, Console& console);
 int eval_command(const CommandLine& line, Console& console);
 int convert_command(const CommandLine& line, Console& console);
+int generate_command(const CommandLine& line, Console& console);
 int inspect_command(const CommandLine& line, Console& console);
 int plugins_command(const CommandLine& line, Console& console);
 int describe_command(const CommandLine& line, Console& console);

@@ -23,6 +23,7 @@ int dispatch(const CommandLine& line) {
         {"run", run_command},
         {"plan", plan_command},
         {"eval", eval_command},
+        {"generate", generate_command},
         {"inspect", inspect_command},
         {"convert", convert_command},
         {"plugins", plugins_command},
