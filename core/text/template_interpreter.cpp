@@ -269,34 +269,35 @@ private:
         return flow;
     }
 
-    Flow loop(const Statement& statement) {
-        const List all = items_of(evaluate(*statement.value), budget_);
-        auto state = std::make_shared<LoopState>();
-        state->depth = ++loop_depth_;
+    /// What a loop goes through: all items, or those that its `if` lets pass.
+    List chosen_of(const Statement& statement) {
+        List all = items_of(evaluate(*statement.value), budget_);
+        if (!statement.condition) return all;
+        List out;
         for (const auto& item : all) {
-            if (statement.condition) {
-                scopes_.emplace_back();
-                assign(statement.targets, item);
-                const bool met = truthy(evaluate(*statement.condition));
-                scopes_.pop_back();
-                if (!met) continue;
-            }
-            state->items.push_back(item);
+            scopes_.emplace_back();
+            assign(statement.targets, item);
+            if (truthy(evaluate(*statement.condition))) out.push_back(item);
+            scopes_.pop_back();
         }
-        for (std::size_t i = 0; i < state->items.size(); ++i) {
+        return out;
+    }
+
+    Flow loop(const Statement& statement) {
+        const auto items = std::make_shared<const List>(chosen_of(statement));
+        ++loop_depth_;
+        for (std::size_t i = 0; i < items->size(); ++i) {
+            budget_.spend();
             scopes_.emplace_back();
             // each round has a state of its own: a template may keep `loop`
-            auto round = i == 0 ? state : std::make_shared<LoopState>(*state);
-            budget_.spend(state->items.size());
-            round->index = i;
-            scopes_.back()["loop"] = std::shared_ptr<const LoopState>(round);
-            assign(statement.targets, state->items[i]);
+            scopes_.back()["loop"] = std::make_shared<const LoopState>(LoopState{items, i, loop_depth_});
+            assign(statement.targets, (*items)[i]);
             const Flow flow = execute(statement.body);
             scopes_.pop_back();
             if (flow == Flow::stop) break;
         }
         --loop_depth_;
-        if (!state->items.empty()) return Flow::on;
+        if (!items->empty()) return Flow::on;
         scopes_.emplace_back();
         const Flow flow = execute(statement.otherwise);
         scopes_.pop_back();

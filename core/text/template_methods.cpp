@@ -209,7 +209,7 @@ Value attribute_of(const Value& value, const std::string& name) {
     }
     if (const auto* loop = value.as<std::shared_ptr<const LoopState>>()) {
         const LoopState& state = **loop;
-        const auto at = std::int64_t(state.index), size = std::int64_t(state.items.size());
+        const auto at = std::int64_t(state.index), size = std::int64_t(state.items->size());
         if (name == "index") return at + 1;
         if (name == "index0") return at;
         if (name == "revindex") return size - at;
@@ -219,9 +219,9 @@ Value attribute_of(const Value& value, const std::string& name) {
         if (name == "length") return size;
         if (name == "depth") return state.depth;
         if (name == "depth0") return state.depth - 1;
-        if (name == "previtem") return at > 0 ? state.items[std::size_t(at - 1)] : Value(Undefined{"loop.previtem"});
+        if (name == "previtem") return at > 0 ? (*state.items)[std::size_t(at - 1)] : Value(Undefined{"loop.previtem"});
         if (name == "nextitem")
-            return at + 1 < size ? state.items[std::size_t(at + 1)] : Value(Undefined{"loop.nextitem"});
+            return at + 1 < size ? (*state.items)[std::size_t(at + 1)] : Value(Undefined{"loop.nextitem"});
         fail("'loop.", name, "' is not supported");
     }
     return Undefined{name};

@@ -94,7 +94,7 @@ struct Method {
     std::string name;
 };
 struct LoopState {
-    List items;
+    std::shared_ptr<const List> items;
     std::size_t index = 0;
     int depth = 1;
 };

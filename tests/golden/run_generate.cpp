@@ -7,6 +7,7 @@
 #include <set>
 
 #include "core/eval/evaluate.hpp"
+#include "core/support/error.hpp"
 #include "core/support/parallel.hpp"
 #include "tests/golden/run_fixture.hpp"
 

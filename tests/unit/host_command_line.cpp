@@ -56,7 +56,7 @@ TEST(CommandLine, SaysWhatIsWrong) {
     EXPECT_EQ(refusal({"rum", "x"}), "unknown command \"rum\"; did you mean kerf run?");
     EXPECT_EQ(refusal({"help", "rum"}), "unknown command \"rum\"; did you mean kerf run?");
     EXPECT_EQ(refusal({"xxxxxxx"}), "unknown command \"xxxxxxx\"; kerf --help lists them");
-    EXPECT_EQ(refusal({"generate", "m", "p"}), "kerf generate is not available in this version");
+    EXPECT_EQ(refusal({"tune", "m"}), "kerf tune is not available in this version");
     EXPECT_EQ(refusal({"--json", "run"}), "the command comes first, then its options; kerf --help lists the commands");
     EXPECT_EQ(refusal({"run"}), "kerf run needs RECIPE; see kerf help run");
     EXPECT_EQ(refusal({"run", "a", "b"}), "kerf run does not know what to do with \"b\"");
@@ -71,6 +71,22 @@ TEST(CommandLine, NumbersAreWholeAndInRange) {
         EXPECT_THROW(line.integer("samples", 0), core::Error) << bad;
     }
     EXPECT_EQ(CommandLine::parse({"eval", "model", "--samples", "0"}).integer("samples", 0), 0);
+}
+
+TEST(CommandLine, AWordInBracketsMayBeMissing) {
+    EXPECT_EQ(CommandLine::parse({"generate", "m"}).words().size(), 1u);
+    EXPECT_EQ(CommandLine::parse({"generate", "m", "p"}).words().size(), 2u);
+    EXPECT_EQ(refusal({"generate"}), "kerf generate needs MODEL [PROMPT]; see kerf help generate");
+    EXPECT_EQ(refusal({"generate", "a", "b", "c"}), "kerf generate does not know what to do with \"c\"");
+}
+
+TEST(CommandLine, RealNumbersAreFinite) {
+    for (const std::string bad : {"x", "1.5x", "inf", "nan", "1e999", "--"}) {
+        const auto line = CommandLine::parse({"generate", "m", "p", "--temperature=" + bad});
+        EXPECT_THROW(line.real("temperature"), core::Error) << bad;
+    }
+    EXPECT_EQ(CommandLine::parse({"generate", "m", "p", "--temperature=-0.5"}).real("temperature"), -0.5);
+    EXPECT_FALSE(CommandLine::parse({"generate", "m", "p"}).real("temperature").has_value());
 }
 
 TEST(CommandLine, HelpNamesEveryOption) {

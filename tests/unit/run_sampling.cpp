@@ -32,7 +32,9 @@ void expect_shares(const std::map<std::int64_t, double>& drawn, const std::vecto
         const double share = std::exp(kept_logits[i]) / sum;
         const double got = drawn.contains(std::int64_t(i)) ? drawn.at(std::int64_t(i)) : 0;
         EXPECT_NEAR(got, share, 6 * std::sqrt(share * (1 - share) / 40'000)) << i;
-        if (share == 0) EXPECT_EQ(got, 0) << i;
+        if (share == 0) {
+            EXPECT_EQ(got, 0) << i;
+        }
     }
 }
 
