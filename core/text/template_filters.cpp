@@ -55,16 +55,17 @@ void check_size(std::size_t size) {
 }
 
 /// "a.b.0" of a value, for map(attribute=…) and its like.
-Value path_of(const Value& value, const Value& path) {
+Value path_of(const Value& value, const Value& path, Budget& budget) {
     std::int64_t place = 0;
-    if (path.integer(place)) return item_of(value, path);
+    if (path.integer(place)) return item_of(value, path, budget);
     if (!path.string()) fail("an attribute's name is a text, not ", kind_name(path));
     Value out = value;
     const std::string dot = ".";
     for (const auto& part : split(*path.string(), &dot, -1, false)) {
         std::int64_t index = 0;
         const auto [end, status] = std::from_chars(part.data(), part.data() + part.size(), index);
-        out = status == std::errc() && end == part.data() + part.size() ? item_of(out, index) : item_of(out, part);
+        out = status == std::errc() && end == part.data() + part.size() ? item_of(out, index, budget)
+                                                                        : item_of(out, part, budget);
     }
     return out;
 }
@@ -126,7 +127,7 @@ Value join(const Value& value, const Arguments& arguments, Budget& budget) {
     std::string out;
     bool first = true;
     for (const auto& item : items_of(value, budget)) {
-        const std::string text = to_text(attribute.as<None>() ? item : path_of(item, attribute));
+        const std::string text = to_text(attribute.as<None>() ? item : path_of(item, attribute, budget));
         budget.spend(text.size() + separator.size());
         check_size(out.size() + text.size() + separator.size());
         out += (first ? "" : separator) + text;
@@ -241,7 +242,8 @@ Value sort(const Value& value, const Arguments& arguments, Budget& budget) {
     arguments.check("sort", 3, {"reverse", "case_sensitive", "attribute"});
     const Value attribute = arguments.value(2, "attribute", None{});
     return sorted(
-        items_of(value, budget), [&](const Value& v) { return attribute.as<None>() ? v : path_of(v, attribute); },
+        items_of(value, budget),
+        [&](const Value& v) { return attribute.as<None>() ? v : path_of(v, attribute, budget); },
         arguments.flag(0, "reverse", false), arguments.flag(1, "case_sensitive", false), budget);
 }
 
@@ -271,7 +273,7 @@ Value unique(const Value& value, const Arguments& arguments, Budget& budget) {
     const Value attribute = arguments.value(1, "attribute", None{});
     List keys, out;
     for (const auto& item : items_of(value, budget)) {
-        Value key = attribute.as<None>() ? item : path_of(item, attribute);
+        Value key = attribute.as<None>() ? item : path_of(item, attribute, budget);
         if (key.string() && !arguments.flag(0, "case_sensitive", false)) key = lower(*key.string());
         budget.spend(64 * keys.size());
         if (std::any_of(keys.begin(), keys.end(), [&](const Value& k) { return equal(k, key); })) continue;
@@ -297,7 +299,7 @@ Value map(const Value& value, const Arguments& arguments, Budget& budget) {
     for (const auto& item : items_of(value, budget)) {
         budget.spend();
         if (attribute) {
-            Value found = path_of(item, *attribute);
+            Value found = path_of(item, *attribute, budget);
             if (found.undefined() && arguments.get(9, "default")) found = *arguments.get(9, "default");
             out.push_back(std::move(found));
         } else {
@@ -314,10 +316,10 @@ Value chosen(const Value& value, const Arguments& arguments, Budget& budget, boo
     List out;
     for (const auto& item : items_of(value, budget)) {
         budget.spend();
-        const Value subject = by_attribute ? path_of(item, arguments.positional[0]) : item;
-        const bool met = arguments.positional.size() > before
-                             ? apply_test(arguments.text(before, "", ""), subject, rest_of(arguments, before + 1))
-                             : truthy(subject);
+        const Value subject = by_attribute ? path_of(item, arguments.positional[0], budget) : item;
+        const bool met = arguments.positional.size() > before ? apply_test(arguments.text(before, "", ""), subject,
+                                                                           rest_of(arguments, before + 1), budget)
+                                                              : truthy(subject);
         if (met == keep) out.push_back(item);
     }
     return make_list(std::move(out));
@@ -329,7 +331,7 @@ Value total(const Value& value, const Arguments& arguments, Budget& budget) {
     double sum = 0;
     bool whole = true;
     for (const auto& item : items_of(value, budget)) {
-        const Value term = attribute.as<None>() ? item : path_of(item, attribute);
+        const Value term = attribute.as<None>() ? item : path_of(item, attribute, budget);
         double number = 0;
         std::int64_t integer = 0;
         if (!term.number(number)) fail("sum needs numbers, not ", kind_name(term));
@@ -509,11 +511,11 @@ template <class Names>
 Value apply_filter(const std::string& name, const Value& value, const Arguments& arguments, Budget& budget) {
     const auto found = filters().find(name);
     if (found == filters().end()) unknown("filter", name, filters());
-    budget.spend();
+    budget.walk(value);
     return found->second(value, arguments, budget);
 }
 
-bool apply_test(const std::string& name, const Value& value, const Arguments& arguments) {
+bool apply_test(const std::string& name, const Value& value, const Arguments& arguments, Budget& budget) {
     const std::string word = name == "=="   ? "eq"
                              : name == "!=" ? "ne"
                              : name == "<"  ? "lt"
@@ -526,7 +528,10 @@ bool apply_test(const std::string& name, const Value& value, const Arguments& ar
     const auto& [wanted, test] = found->second;
     if (arguments.positional.size() != wanted || !arguments.named.empty())
         fail("the test '", name, "' takes ", wanted == 0 ? "no argument" : "one argument");
-    return test(value, wanted > 0 ? arguments.positional[0] : Value());
+    budget.walk(value);
+    if (wanted == 0) return test(value, {});
+    budget.walk(arguments.positional[0]);
+    return test(value, arguments.positional[0]);
 }
 
 }  // namespace kerf::core::jinja

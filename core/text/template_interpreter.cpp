@@ -102,7 +102,11 @@ Value repeated(const Value& what, std::int64_t times, Budget& budget) {
 Value arithmetic(const std::string& name, const Value& a, const Value& b, Budget& budget) {
     std::int64_t i = 0, j = 0;
     double x = 0, y = 0;
-    if (name == "~") return joined(to_text(a), to_text(b), budget);
+    if (name == "~") {
+        budget.walk(a);
+        budget.walk(b);
+        return joined(to_text(a), to_text(b), budget);
+    }
     if (a.integer(i) && b.integer(j)) return whole_arithmetic(name, i, j);
     if (a.number(x) && b.number(y)) return real_arithmetic(name, x, y);
     if (name == "+" && a.string() && b.string()) return joined(*a.string(), *b.string(), budget);
@@ -117,7 +121,9 @@ Value arithmetic(const std::string& name, const Value& a, const Value& b, Budget
     no_operator(name, a, b);
 }
 
-bool compare(const std::string& name, const Value& a, const Value& b) {
+bool compare(const std::string& name, const Value& a, const Value& b, Budget& budget) {
+    budget.walk(a);
+    budget.walk(b);
     if (name == "==") return equal(a, b);
     if (name == "!=") return !equal(a, b);
     if (name == "in") return contains(b, a);
@@ -213,9 +219,12 @@ private:
             case Kind::text:
                 write(statement.text);
                 return Flow::on;
-            case Kind::output:
-                write(to_text(evaluate(*statement.value)));
+            case Kind::output: {
+                const Value value = evaluate(*statement.value);
+                budget_.walk(value);
+                write(to_text(value));
                 return Flow::on;
+            }
             case Kind::branch:
                 return branch(statement);
             case Kind::loop:
@@ -320,9 +329,9 @@ private:
             case Node::dict:
                 return dict(e);
             case Node::attribute:
-                return attribute_of(evaluate(*e.parts[0]), e.name);
+                return attribute_of(evaluate(*e.parts[0]), e.name, budget_);
             case Node::item:
-                return item_of(evaluate(*e.parts[0]), evaluate(*e.parts[1]));
+                return item_of(evaluate(*e.parts[0]), evaluate(*e.parts[1]), budget_);
             case Node::slice:
                 return slice(e);
             case Node::call:
@@ -330,13 +339,13 @@ private:
             case Node::filter:
                 return apply_filter(e.name, evaluate(*e.parts[0]), arguments_of(e), budget_);
             case Node::test:
-                return apply_test(e.name, evaluate(*e.parts[0]), arguments_of(e)) != e.negated;
+                return apply_test(e.name, evaluate(*e.parts[0]), arguments_of(e), budget_) != e.negated;
             case Node::unary:
                 return unary(e);
             case Node::binary:
                 return arithmetic(e.name, evaluate(*e.parts[0]), evaluate(*e.parts[1]), budget_);
             case Node::comparison:
-                return compare(e.name, evaluate(*e.parts[0]), evaluate(*e.parts[1]));
+                return compare(e.name, evaluate(*e.parts[0]), evaluate(*e.parts[1]), budget_);
             case Node::both:
             case Node::either: {
                 Value left = evaluate(*e.parts[0]);
@@ -367,7 +376,8 @@ private:
             put(out, evaluate(*e.parts[i]), evaluate(*e.parts[i + 1]));
         return make_dict(std::move(out));
     }
-    static void put(Dict& dict, const Value& key, const Value& value) {
+    void put(Dict& dict, const Value& key, const Value& value) {
+        budget_.spend(dict.size());
         if (key.list() || key.dict()) fail(kind_name(key), " cannot be a dict's key");
         for (auto& [have, old] : dict)
             if (equal(have, key)) {

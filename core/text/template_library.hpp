@@ -21,6 +21,8 @@ public:
         if (cost > left_) fail("the template takes too many steps");
         left_ -= cost;
     }
+    /// A walk over all that is in a value.
+    void walk(const Value& value) { spend(16 * value.weight()); }
 
 private:
     std::size_t left_ = 4'000'000;
@@ -44,15 +46,16 @@ public:
 
 /// Fail when the name is not known, and say which are.
 Value apply_filter(const std::string& name, const Value& value, const Arguments& arguments, Budget& budget);
-bool apply_test(const std::string& name, const Value& value, const Arguments& arguments);
+bool apply_test(const std::string& name, const Value& value, const Arguments& arguments, Budget& budget);
 bool has_method(const Value& value, std::string_view name);
 Value call_method(const Method& method, const Arguments& arguments, Budget& budget);
 
 /// The items of a list, the keys of a dict, the characters of a text; nothing of an undefined value.
 List items_of(const Value& value, Budget& budget);
-/// value.name, by attribute alone or by key too.
-Value attribute_of(const Value& value, const std::string& name);
-Value item_of(const Value& value, const Value& key);
+/// value.name: a method, an attribute, else a key.
+Value attribute_of(const Value& value, const std::string& name, Budget& budget);
+/// value[key]
+Value item_of(const Value& value, const Value& key, Budget& budget);
 Value slice_of(const Value& value, const Value& start, const Value& stop, const Value& step, Budget& budget);
 
 }  // namespace kerf::core::jinja

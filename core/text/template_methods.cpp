@@ -171,6 +171,7 @@ bool has_method(const Value& value, std::string_view name) {
 }
 
 Value call_method(const Method& method, const Arguments& arguments, Budget& budget) {
+    budget.walk(method.self);
     if (const auto* text = method.self.string()) return text_method(*text, method.name, arguments, budget);
     if (const auto* dict = method.self.dict()) return dict_method(*dict, method.name, arguments, budget);
     return list_method(*method.self.list(), method.name, arguments, budget);
@@ -195,11 +196,12 @@ List items_of(const Value& value, Budget& budget) {
     fail("cannot go through ", kind_name(value));
 }
 
-Value attribute_of(const Value& value, const std::string& name) {
+Value attribute_of(const Value& value, const std::string& name, Budget& budget) {
     if (value.undefined()) fail(kind_name(value), ", has no attribute '", name, "'");
     if (has_method(value, name))
         return Value(std::shared_ptr<const Method>(std::make_shared<Method>(Method{value, name})));
     if (const auto* dict = value.dict()) {
+        budget.spend(dict->size());
         const Value* found = find(*dict, name);
         return found ? *found : Value(Undefined{name});
     }
@@ -227,16 +229,18 @@ Value attribute_of(const Value& value, const std::string& name) {
     return Undefined{name};
 }
 
-Value item_of(const Value& value, const Value& key) {
+Value item_of(const Value& value, const Value& key, Budget& budget) {
     if (value.undefined()) fail(kind_name(value), ", has no items");
     if (const auto* dict = value.dict()) {
+        budget.spend(dict->size());
         if (const Value* found = find(*dict, key)) return *found;
     } else if (key.string()) {
-        return attribute_of(value, *key.string());
+        return attribute_of(value, *key.string(), budget);
     } else if (const auto* list = value.list()) {
         const std::int64_t index = index_in(key, list->size());
         if (index >= 0 && index < std::int64_t(list->size())) return (*list)[std::size_t(index)];
     } else if (const auto* text = value.string()) {
+        budget.spend(text->size() * 16);
         const auto all = characters(*text);
         const std::int64_t index = index_in(key, all.size());
         if (index >= 0 && index < std::int64_t(all.size())) return all[std::size_t(index)];

@@ -11,15 +11,20 @@
 namespace kerf::core::jinja {
 namespace {
 
-int depth_of(const List& items) {
-    int depth = 0;
-    for (const auto& item : items) depth = std::max(depth, item.depth());
-    return depth + 1;
-}
+/// What a list or dict of some values comes to.
+struct Measure {
+    int depth = 1;
+    std::size_t weight = 1;
 
-void check_depth(int depth) {
-    if (depth > most_depth) fail("values nest more than ", most_depth, " deep");
-}
+    void add(const Value& value) {
+        depth = std::max(depth, value.depth() + 1);
+        weight += value.weight();
+    }
+    void check() const {
+        if (depth > most_depth) fail("values nest more than ", most_depth, " deep");
+        if (weight > most_weight) fail("a value becomes larger than ", most_weight, " items");
+    }
+};
 
 /// As Python quotes: with ' unless the text has ' and no ".
 std::string quoted(const std::string& text) {
@@ -162,17 +167,29 @@ bool Value::number(double& out) const {
     return true;
 }
 
+std::size_t Value::weight() const {
+    if (const auto* box = as<std::shared_ptr<const ListBox>>()) return (*box)->weight;
+    if (const auto* box = as<std::shared_ptr<const DictBox>>()) return (*box)->weight;
+    return string() ? 1 + string()->size() / 16 : 1;
+}
+
 Value make_list(List items, bool tuple) {
-    const int depth = depth_of(items);
-    check_depth(depth);
-    return Value(std::shared_ptr<const ListBox>(std::make_shared<ListBox>(ListBox{std::move(items), tuple, depth})));
+    Measure all;
+    for (const auto& item : items) all.add(item);
+    all.check();
+    return Value(std::shared_ptr<const ListBox>(
+        std::make_shared<ListBox>(ListBox{std::move(items), tuple, all.depth, all.weight})));
 }
 
 Value make_dict(Dict items) {
-    int depth = 0;
-    for (const auto& [key, value] : items) depth = std::max({depth, key.depth(), value.depth()});
-    check_depth(++depth);
-    return Value(std::shared_ptr<const DictBox>(std::make_shared<DictBox>(DictBox{std::move(items), depth})));
+    Measure all;
+    for (const auto& [key, value] : items) {
+        all.add(key);
+        all.add(value);
+    }
+    all.check();
+    return Value(
+        std::shared_ptr<const DictBox>(std::make_shared<DictBox>(DictBox{std::move(items), all.depth, all.weight})));
 }
 
 Value from_json(const nlohmann::ordered_json& json) {

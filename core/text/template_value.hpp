@@ -81,6 +81,8 @@ public:
         return box && (*box)->tuple;
     }
     int depth() const;
+    /// Values in it, and 1 for every 16 bytes of text.
+    std::size_t weight() const;
     /// Whole numbers, True and False among them.
     bool integer(std::int64_t& out) const;
     bool number(double& out) const;
@@ -107,7 +109,8 @@ template <class... Pieces>
 [[noreturn]] void fail(const Pieces&... pieces);
 
 constexpr int most_depth = 100;
-/// Fail when they would nest deeper than that.
+constexpr std::size_t most_weight = 2'000'000;
+/// Fail when they would nest deeper or weigh more than that.
 Value make_list(List items, bool tuple = false);
 Value make_dict(Dict items);
 

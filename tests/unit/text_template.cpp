@@ -137,14 +137,21 @@ TEST(Template, IsBoundedInTimeMemoryAndDepth) {
     expect_error("{% set ns = namespace(s='x') %}{% for i in range(99) %}{% set ns.s = ns.s ~ ns.s %}{% endfor %}",
                  "longer than");
     expect_error("{% set ns = namespace(l=[0]) %}{% for i in range(99) %}{% set ns.l = ns.l + ns.l %}{% endfor %}",
-                 "too many steps");
+                 "larger than 2000000 items");
     expect_error("{% set ns = namespace(l=[0]) %}{% for i in range(999) %}{% set ns.l = [ns.l] %}{% endfor %}",
                  "nest more than");
     expect_error("{% macro m(x) %}{{ m(x) }}{% endmacro %}{{ m(1) }}", "too deep");
     expect_error(
-        "{% set ns = namespace(l=['a'*1000]) %}{% for i in range(40) %}{% set ns.l = [ns.l, ns.l] %}{% endfor %}"
-        "{{ ns.l|string }}",
-        "");
+        "{% set ns = namespace(l=['a'*1000]) %}{% for i in range(40) %}{% set ns.l = [ns.l, ns.l] %}{% endfor %}",
+        "larger than 2000000 items");
+    expect_error(
+        "{% set ns = namespace(l=range(1000)|list) %}{% set l = [ns.l] * 1000 %}{% for i in range(99999) %}"
+        "{{ l == l }}{% endfor %}",
+        "too many steps");
+    expect_error("{% set d = {'a': range(99999)|list} %}{% for i in range(99999) %}{{ d }}{% endfor %}", "here");
+    std::string wide = "{{ {";
+    for (int i = 0; i < 60'000; ++i) wide += "'" + std::to_string(i) + "':0,";
+    expect_error(wide + "} }}", "too many steps");
     std::string deep(50'000, '(');
     expect_error("{{ " + deep, "nests more than");
     std::string chain = "{{ 1";
