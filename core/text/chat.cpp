@@ -4,7 +4,9 @@
 #include "core/support/error.hpp"
 #include "core/support/file.hpp"
 #include "core/support/json_text.hpp"
+#include "core/text/gguf_tokenizer.hpp"
 #include "core/text/pipeline.hpp"
+#include "core/weights/gguf.hpp"
 
 namespace kerf::core {
 namespace {
@@ -32,22 +34,32 @@ std::optional<std::string> template_in(const nlohmann::json& config, const std::
 
 }  // namespace
 
-ChatTemplate ChatTemplate::open(const fs::path& folder) {
+ChatTemplate ChatTemplate::open(const fs::path& model) {
     std::optional<std::string> source;
-    std::string where = (folder / "chat_template.jinja").string();
-    if (fs::is_regular_file(where)) source = read_text(where);
-    for (const char* name : {"tokenizer_config.json", "chat_template.json"}) {
-        if (source || !fs::is_regular_file(folder / name)) continue;
-        const std::string file = (folder / name).string();
-        source = template_in(read_json(file), file);
-        where = file + ": chat_template";
+    std::string where = (model / "chat_template.jinja").string();
+    TokenizerConfig config;
+    if (is_gguf(model)) {
+        where = model.string() + ": tokenizer.chat_template";
+        if (const auto documents = read_gguf_tokenizer(GgufFile(model))) {
+            source = template_in(documents->config, model.string());
+            read_tokenizer_config(JsonPart(documents->config, model.string()), config);
+        }
+    } else {
+        if (fs::is_regular_file(where)) source = read_text(where);
+        for (const char* name : {"tokenizer_config.json", "chat_template.json"}) {
+            if (source || !fs::is_regular_file(model / name)) continue;
+            const std::string file = (model / name).string();
+            source = template_in(read_json(file), file);
+            where = file + ": chat_template";
+        }
+        config = read_tokenizer_config(model);
     }
     if (!source)
-        bad_input(folder.string(),
+        bad_input(model.string(),
                   ": the model has no chat template (chat_template.jinja, or chat_template in tokenizer_config.json); "
                   "generate without --chat");
     nlohmann::ordered_json tokens = nlohmann::ordered_json::object();
-    for (const auto& [role, token] : read_tokenizer_config(folder).named)
+    for (const auto& [role, token] : config.named)
         if (role.ends_with("_token")) tokens[role] = token.content;
     return {Template::parse(*source, where), std::move(tokens)};
 }

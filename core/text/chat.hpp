@@ -14,9 +14,9 @@ namespace kerf::core {
 /// How a chat model wants a conversation written: the template that comes with its tokenizer.
 class ChatTemplate {
 public:
-    /// From chat_template.jinja, else tokenizer_config.json's chat_template (of several, the one named "default").
-    /// Error(input) when the folder has none, or when it is not one that kerf reads.
-    static ChatTemplate open(const std::filesystem::path& folder);
+    /// Of a model folder: chat_template.jinja, else tokenizer_config.json's chat_template (of several, the one named
+    /// "default"); of a GGUF file: its own. Error(input) when there is none, or when it is not one that kerf reads.
+    static ChatTemplate open(const std::filesystem::path& model);
 
     /// The text of a conversation, ready for the assistant's turn: to be tokenised without further special tokens.
     /// messages: a list of {"role": "user", "content": "…", …}. Error(input) when the template raises an exception.

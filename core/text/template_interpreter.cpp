@@ -377,7 +377,7 @@ private:
         return make_dict(std::move(out));
     }
     void put(Dict& dict, const Value& key, const Value& value) {
-        budget_.spend(dict.size());
+        budget_.spend(4 * dict.size());
         if (key.list() || key.dict()) fail(kind_name(key), " cannot be a dict's key");
         for (auto& [have, old] : dict)
             if (equal(have, key)) {

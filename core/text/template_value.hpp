@@ -25,16 +25,18 @@ using List = std::vector<Value>;
 /// In the order of insertion; keys are compared as values.
 using Dict = std::vector<std::pair<Value, Value>>;
 
-/// A list or dict does not change once it is made; `depth` bounds how deep values nest, and so every recursion over
-/// them.
+/// A list or dict does not change once it is made. `depth` bounds how deep values nest, and so every recursion over
+/// them; `weight` counts what is in it, once for each time it is met, and so bounds how long any walk over it takes.
 struct ListBox {
     List items;
     bool tuple = false;
     int depth = 1;
+    std::size_t weight = 1;
 };
 struct DictBox {
     Dict items;
     int depth = 1;
+    std::size_t weight = 1;
 };
 /// namespace(…): the one thing that templates can change. Lives as long as the rendering that made it, which owns it: a
 /// namespace may hold itself.

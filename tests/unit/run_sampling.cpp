@@ -20,7 +20,8 @@ std::map<std::int64_t, double> shares(const SamplingOptions& options, const std:
     Sampler sampler(options);
     std::map<std::int64_t, double> out;
     constexpr int draws = 40'000;
-    for (int i = 0; i < draws; ++i) out[sampler.next(from, seen)] += 1.0 / draws;
+    for (int i = 0; i < draws; ++i) out[sampler.next(from, seen)] += 1;
+    for (auto& [id, share] : out) share /= draws;
     return out;
 }
 
