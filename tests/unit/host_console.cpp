@@ -101,8 +101,8 @@ TEST(Show, BlocksThatAreAlikeAreListedOnce) {
                                  {{"name", "b.1"}, {"parameters", 64}, {"linears", {linear("b.1.q", 8)}}},
                                  {{"name", "b.2"}, {"parameters", 32}, {"linears", {linear("b.2.q", 4)}}}}}};
     const std::string text = show_model(model);
-    EXPECT_NE(text.find("b.0 to b.1 (2 alike): 64 parameters each"), std::string::npos) << text;
-    EXPECT_NE(text.find("\nb.2: 32 parameters\n"), std::string::npos) << text;
+    EXPECT_NE(text.find("b.0 to b.1 (2 alike): each 64 parameters, "), std::string::npos) << text;
+    EXPECT_NE(text.find("\nb.2: 32 parameters, "), std::string::npos) << text;
     EXPECT_NE(text.find("q"), std::string::npos);
 }
 
