@@ -102,7 +102,11 @@ Model Model::edited(const Edit& edit) const {
         if (!made.source.empty()) made.source = stored_name(made.source);
         stored.made.emplace(stored_name(name), std::move(made));
     }
-    for (const auto& name : edit.tensors.dropped) stored.dropped.push_back(stored_name(name));
+    // What the new graph does not read goes too, or it would stay as it was: a second copy of a tied table, say.
+    std::set<std::string> read;
+    for (const auto& expected : expected_tensors(edit.graph)) read.insert(stored_name(expected.name));
+    for (const auto& name : checkpoint_->names())
+        if (!read.contains(name)) stored.dropped.push_back(name);
     model.checkpoint_ = std::make_shared<Checkpoint>(checkpoint_->edited(stored));
     model.check_weights();
     return model;
