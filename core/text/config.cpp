@@ -81,6 +81,13 @@ void TokenizerConfig::set_default(const std::string& role, const std::string& co
     named.push_back({role, chosen});
 }
 
+void TokenizerConfig::set_gemma_defaults() {
+    for (const auto& [role, content] :
+         {std::pair("bos_token", "<bos>"), std::pair("eos_token", "<eos>"), std::pair("unk_token", "<unk>"),
+          std::pair("pad_token", "<pad>"), std::pair("mask_token", "<mask>")})
+        set_default(role, content);
+}
+
 void read_tokenizer_config(const JsonPart& file, TokenizerConfig& out) {
     out.add_bos = file.flag("add_bos_token");
     out.add_eos = file.flag("add_eos_token");

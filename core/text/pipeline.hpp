@@ -31,6 +31,8 @@ struct TokenizerConfig {
     const AddedToken* token(std::string_view role) const;
     /// Names `content` for the role unless the file names one.
     void set_default(const std::string& role, const std::string& content);
+    /// transformers' GemmaTokenizer names these tokens, and finds them in the text, whether or not the file lists them.
+    void set_gemma_defaults();
 };
 TokenizerConfig read_tokenizer_config(const std::filesystem::path& folder);
 /// The content of a tokenizer_config.json alone.

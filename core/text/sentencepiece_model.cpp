@@ -293,8 +293,9 @@ TokenizerParts read_sentencepiece(const std::filesystem::path& path, TokenizerCo
     const std::string where = path.string(), bytes = read_text(path);
     const Model file = read_model(bytes, where);
     const bool gemma = is_gemma(config);
-    config.set_default("bos_token", gemma ? "<bos>" : "<s>");
-    config.set_default("eos_token", gemma ? "<eos>" : "</s>");
+    if (gemma) config.set_gemma_defaults();
+    config.set_default("bos_token", "<s>");
+    config.set_default("eos_token", "</s>");
     config.set_default("unk_token", "<unk>");
     if (gemma && !config.add_bos) config.add_bos = true;
     const bool generic = file.type == 1 || reads_generically(config.model_type);

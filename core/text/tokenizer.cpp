@@ -102,6 +102,7 @@ std::unique_ptr<Tokenizer> Tokenizer::open(const std::filesystem::path& folder) 
     if (fs::exists(folder / "tokenizer.json")) {
         // Its own post-processor decides about BOS and EOS; transformers ignores the two keys beside such a file.
         config.add_bos = config.add_eos = std::nullopt;
+        if (config.tokenizer_class.starts_with("GemmaTokenizer")) config.set_gemma_defaults();
         const auto document = read_json(folder / "tokenizer.json");
         return assemble(read_tokenizer_json(JsonPart(document, (folder / "tokenizer.json").string()), config), config);
     }
