@@ -8,6 +8,7 @@
 #include <random>
 
 #include "core/eval/evaluate.hpp"
+#include "core/exec/decoder.hpp"
 #include "core/pipeline/save.hpp"
 #include "core/support/error.hpp"
 #include "core/weights/safetensors_writer.hpp"
@@ -172,6 +173,31 @@ TEST_P(EditedModel, IsTheSameModelAfterSavingAndLoading) {
 
     const auto zeroed = logits(dense.edited(zero(dense.graph(), axes, removals)), windows, DType::f32, scratch.path());
     EXPECT_LE(distance(expected, zeroed), 1e-5 * largest(zeroed));
+}
+
+TEST_P(EditedModel, DecodesTokenByTokenToTheLogitsOfTheFullForwardPass) {
+    const ScratchFolder scratch;
+    const Model dense = open(scratch.path());
+    const auto axes = find_axes(dense.graph());
+    auto removals = many_removals(axes);
+    for (const auto& axis : axes)
+        if (axis.kind == AxisKind::rotary_pairs && axis.block == 0) removals.push_back({axis.name, {1}});
+    const Model edited = dense.edited(remove(dense.graph(), axes, removals));
+    const Windows windows = windows_for(edited);
+    const auto expected = logits(edited, windows, DType::f32, scratch.path());
+    const auto vocabulary = std::size_t(edited.graph().vocabulary);
+    const double bound = 1e-5 * largest(expected);
+
+    Decoder decoder(edited.graph(), edited.source(), DType::f32);
+    Sequence sequence = decoder.start(windows.length);
+    const auto ids = windows.window(0);
+    const std::size_t prompt = 11;
+    for (std::size_t at = 0; at < ids.size(); at = std::max(prompt, at + 1)) {
+        const std::size_t count = at == 0 ? prompt : 1, last = at + count - 1;
+        const auto got = decoder.append(sequence, ids.subspan(at, count));
+        const std::span row(expected.data() + last * vocabulary, vocabulary);
+        EXPECT_LE(distance({got.begin(), got.end()}, {row.begin(), row.end()}), bound) << "token " << last;
+    }
 }
 
 TEST_P(EditedModel, CanBeEditedAgain) {
