@@ -54,11 +54,12 @@ TEST_P(GgufOfTinyModel, GivesTheLogitsOfTheCheckpoint) {
     EXPECT_LE(largest_difference(logits(rounded, windows, DType::f32, scratch.path()), expected), 0.05 * largest);
 }
 
-INSTANTIATE_TEST_SUITE_P(Golden, GgufOfTinyModel, testing::Values("llama-tiny"), [](const auto& info) {
-    std::string name = info.param;
-    std::replace(name.begin(), name.end(), '-', '_');
-    return name;
-});
+INSTANTIATE_TEST_SUITE_P(Golden, GgufOfTinyModel,
+                         testing::Values("llama-tiny", "gptneox-tiny", "gptneox-serial-tiny", "qwen3-tiny"), [](const auto& info) {
+                             std::string name = info.param;
+                             std::replace(name.begin(), name.end(), '-', '_');
+                             return name;
+                         });
 
 Recipe conversion(const fs::path& from, const fs::path& to, std::optional<DType> dtype) {
     Recipe recipe;
