@@ -254,6 +254,30 @@ def judge(contender, options, folder, outcome, nominal):
     outcome.perplexity = perplexity(options, checkpoint)
 
 
+GEMM_PEAK = """
+import sys, time, torch
+torch.set_num_threads(int(sys.argv[1]))
+a, b = torch.randn(2, 2048, 2048)
+out, best = torch.empty(2048, 2048), float("inf")
+for _ in range(20):
+    start = time.perf_counter()
+    torch.mm(a, b, out=out)
+    best = min(best, time.perf_counter() - start)
+print(2 * 2048 ** 3 / best)
+"""
+
+
+def roofline(options, work):
+    """(operations of kerf's float32 run as it plans them, the most float32 operations a second that a matrix product does)."""
+    recipe = work / "kerf-float32.toml"
+    if not recipe.exists():
+        return None
+    run = lambda command: subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout
+    plan = json.loads(run([options.kerf, "plan", str(recipe), "--threads", str(options.threads), "--json"]))
+    rate = float(run([options.python, "-c", GEMM_PEAK, str(options.threads)]))
+    return sum(stage["flops"] for stage in plan["stages"]), rate
+
+
 # --- The tables ------------------------------------------------------------------------------------------------------
 
 def cell(value, pattern, scale=1.0):
@@ -295,7 +319,7 @@ def measure(options, work):
             records[name].outcomes.append(outcome)
             print(f"round {number + 1}: {name}: {outcome.wall:.1f} s, {outcome.peak_bytes / 1e9:.2f} GB, "
                   f"perplexity {outcome.perplexity:.4f}", file=sys.stderr)
-    return dense, records
+    return dense, records, roofline(options, work)
 
 
 def main():
@@ -304,14 +328,19 @@ def main():
     with tempfile.TemporaryDirectory() as temporary:
         work = options.work or Path(temporary)
         work.mkdir(parents=True, exist_ok=True)
-        dense, records = measure(options, work)
+        dense, records, limit = measure(options, work)
     windows, length = safetensors_header(options.tokens)[options.calibration_tensor]["shape"]
     print(f"{options.model.name}, {options.bits} bits, groups of {options.group_size}, {windows} x {length} tokens, "
           f"{options.threads} threads, median of {options.rounds}; {described['cpu']}, {described['cores']} cores.\n")
     print(table(records, dense))
+    if limit and "kerf-float32" in records:
+        flops, rate = limit
+        wall = records["kerf-float32"].median("wall")
+        print(f"\nRoofline of kerf, float32: {flops / 1e12:.2f} TFLOP at {rate / 1e9:.0f} GFLOP/s (the best of 20 matrix products of "
+              f"2048 x 2048) are {flops / rate:.1f} s; the run took {wall * rate / flops:.2f} times as long.")
     if options.json:
         options.json.write_text(json.dumps({
-            "machine": described, "dense_perplexity": dense,
+            "machine": described, "dense_perplexity": dense, "roofline": limit,
             "settings": {key: str(value) for key, value in vars(options).items()},
             "contenders": {name: {"title": r.contender.title, "command": r.contender.command,
                                   "rounds": [vars(o) for o in r.outcomes]} for name, r in records.items()}}, indent=2))

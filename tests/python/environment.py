@@ -18,7 +18,7 @@ import sys
 import venv
 from pathlib import Path
 
-PACKAGES = ["transformers==5.24.0", "sympy", "networkx", "jinja2", "filelock", "fsspec", "typing-extensions"]
+PACKAGES = ["transformers==5.24.0", "sympy", "networkx", "jinja2", "gguf", "filelock", "fsspec", "typing-extensions"]
 
 # Libraries that the wheel's own ask for and that lie neither in it nor in the system, with the prefixes of those of their
 # symbols that carry no version. A symbol with a version says itself whose it is.
