@@ -150,6 +150,11 @@ void silence_experts(const Axis& axis, const std::vector<std::int64_t>& units, E
 
 }  // namespace
 
+void check_units(const Axis& axis, std::vector<std::int64_t>& units) {
+    units = checked_units(axis, units);
+    check_removal(axis, units);
+}
+
 Edit remove(const Graph& graph, const std::vector<Axis>& axes, std::span<const Removal> removals,
             RemoveOptions options) {
     Cuts cuts = cuts_of(graph, axes, removals);

@@ -24,6 +24,10 @@ struct Edit {
     TensorEdits tensors;
 };
 
+/// Sorts the units and checks that they can go: of the axis, each named once, enough of them left, and equally many of
+/// every run. Error(input) in words.
+void check_units(const Axis& axis, std::vector<std::int64_t>& units);
+
 struct RemoveOptions {
     /// A norm over a pruned dimension goes on dividing by the number of features that it had (`divisor` in the graph),
     /// so that removing equals zeroing. Without, mean and mean square are those of the features that stay, as in

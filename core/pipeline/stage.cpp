@@ -5,6 +5,7 @@
 #include <charconv>
 #include <map>
 
+#include "core/plugin_api/axis.hpp"
 #include "core/plugin_api/host_table.hpp"
 #include "core/support/error.hpp"
 
@@ -182,6 +183,8 @@ Stage resolve_stage(const Recipe& recipe, std::size_t index, const Model& model,
     stage.method_id = spec.method;
     stage.method = &picker.method();
     stage.sequential = spec.sequential;
+    if (method_scope(*stage.method->table) != KERF_SCOPE_LINEARS)
+        bad_input(spec.location, ": ", spec.method, " works on axes, which a stage of this version cannot do");
     stage.needs_gram = (stage.method->table->needs & KERF_NEEDS_INPUT_GRAM) != 0;
     stage.options = picker.instance(spec.options.is_object() ? spec.options : json::object())->options();
 

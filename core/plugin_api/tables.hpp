@@ -51,5 +51,6 @@ extern const kerf_linalg_1 linalg_table;
 extern const kerf_random_1 random_table;
 extern const kerf_curvature_1 curvature_table;
 extern const kerf_metrics_1 metrics_table;
+extern const kerf_structure_1 structure_table;
 
 }  // namespace kerf::core

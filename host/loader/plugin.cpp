@@ -6,6 +6,7 @@
 #include <cstdlib>
 #include <system_error>
 
+#include "core/plugin_api/axis.hpp"
 #include "core/plugin_api/host_table.hpp"
 #include "core/plugin_api/options.hpp"
 #include "core/support/error.hpp"
@@ -72,8 +73,8 @@ private:
     template <class Table>
     std::string check(const Table* table, const char* kind) const {
         if (!table) fail("a ", kind, " table is NULL");
-        if (table->struct_size < sizeof(Table) || table->struct_size > largest_table)
-            fail("a ", kind, " table has ", table->struct_size, " bytes, at least ", sizeof(Table), " are needed");
+        if (table->struct_size < least_size(table) || table->struct_size > largest_table)
+            fail("a ", kind, " table has ", table->struct_size, " bytes, at least ", least_size(table), " are needed");
         if (table->abi >> 16 != KERF_ABI_MAJOR) fail("a ", kind, " table is of ABI ", table->abi >> 16);
         const std::string id(view_of(table->id));
         if (!valid_id(id)) fail("a ", kind, " has no valid id");
@@ -81,8 +82,28 @@ private:
         check_slots(*table, id);
         return id;
     }
+    /// What a table of band 1.0 has: plugins that were built then are still welcome.
+    static constexpr std::size_t least_size(const kerf_method*) { return offsetof(kerf_method, scope); }
+    static constexpr std::size_t least_size(const kerf_adapter*) { return sizeof(kerf_adapter); }
+
+    static bool has_functions(const kerf_method& m) {
+        if (!m.create || !m.destroy) return false;
+        switch (core::method_scope(m)) {
+            case KERF_SCOPE_LINEARS:
+                return m.cost && m.compress;
+            case KERF_SCOPE_AXES:
+                return KERF_HAS(kerf_method, &m, plan_axes) && KERF_HAS(kerf_method, &m, prune_axis);
+            case KERF_SCOPE_MODEL:
+                return KERF_HAS(kerf_method, &m, plan_axes) && KERF_HAS(kerf_method, &m, prune_model);
+            default:
+                return true;
+        }
+    }
     void check_slots(const kerf_method& m, const std::string& id) const {
-        if (!m.create || !m.cost || !m.compress || !m.destroy) fail("the method ", id, " leaves a function out");
+        const auto scope = core::method_scope(m);
+        if (scope < KERF_SCOPE_LINEARS || scope > KERF_SCOPE_MODEL)
+            fail("the method ", id, " has the scope ", scope, ", which this kerf does not know; update kerf");
+        if (!has_functions(m)) fail("the method ", id, " leaves a function out");
         try {
             core::parse_schema(view_of(m.options_schema), id);
         } catch (const core::Error& error) {

@@ -5,6 +5,8 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 
+#include "core/graph/axes.hpp"
+#include "core/plugin_api/axis.hpp"
 #include "core/plugin_api/host_table.hpp"
 #include "core/plugin_api/job.hpp"
 #include "core/support/error.hpp"
@@ -55,9 +57,15 @@ public:
                 return method_.create(core::host_table(), core::as_values(options), &self_, error);
             }))
             return;
-        begin("asking what a layer costs");
-        const auto cost = ask_cost();
-        if (cost) try_compress(*cost);
+        if (core::method_scope(method_) == KERF_SCOPE_LINEARS) {
+            begin("asking what a layer costs");
+            const auto cost = ask_cost();
+            if (cost) try_compress(*cost);
+        } else {
+            begin("asking what will go of an axis");
+            const auto plan = ask_plan();
+            if (plan && core::method_scope(method_) == KERF_SCOPE_AXES) try_prune(*plan);
+        }
         begin("destroying the instance");
         method_.destroy(self_);
         method_.destroy(nullptr);
@@ -126,6 +134,88 @@ private:
         const auto second = compress(3, cost);
         core::set_threads(1);
         if (second && second->to_dense() != first->to_dense()) problem("gives other bytes on 3 threads than on 1");
+    }
+
+    /// An MLP's width, read by the sample layer.
+    static core::Axis sample_axis() {
+        core::Axis axis;
+        axis.name = "trial.mlp";
+        axis.kind = core::AxisKind::mlp;
+        axis.size = columns;
+        axis.block = 0;
+        std::vector<std::int32_t> own(columns);
+        for (std::size_t u = 0; u < own.size(); ++u) own[u] = std::int32_t(u);
+        for (const bool reads : {false, true}) {
+            core::Place place;
+            place.role = reads ? core::Place::Role::input : core::Place::Role::output;
+            place.dimension = reads ? 1 : 0;
+            place.module = reads ? "trial.layer" : "trial.maker";
+            place.tensor = place.module + ".weight";
+            place.extent = columns;
+            place.layout = core::Layout(own, columns);
+            axis.places.push_back(std::move(place));
+        }
+        return axis;
+    }
+    static core::AxisFacts sample_facts() { return {columns, rows, 2 * rows, 2 * rows * columns, 1, tokens}; }
+
+    std::optional<kerf_axis_plan> ask_plan() {
+        const core::Axis axis = sample_axis();
+        const kerf_axis_shape shape = core::axis_shape(axis, sample_facts(), -1);
+        kerf_axis_plan plan{sizeof(kerf_axis_plan), 1, -1, 0, 0};
+        const kerf_axis_shape* shapes[] = {&shape};
+        kerf_axis_plan* plans[] = {&plan};
+        if (!attempt([&](kerf_error* error) { return method_.plan_axes(self_, shapes, 1, plans, error); })) return {};
+        if (plan.remove < -1 || plan.remove >= columns)
+            problem(text("plans to remove ", plan.remove, " of ", columns, " units"));
+        if (!std::isfinite(plan.flops) || plan.flops < 0) problem(text("announces ", plan.flops, " FLOPs"));
+        return plan;
+    }
+
+    struct Pruned {
+        std::vector<std::int64_t> removed;
+        std::vector<float> weight;
+        bool operator==(const Pruned&) const = default;
+    };
+    std::optional<Pruned> prune(int threads, const kerf_axis_plan& plan) {
+        core::set_threads(threads);
+        core::Curvature curvature("trial.layer input", columns, tokens, sample_.gram);
+        kerf_layer layer;
+        layer.name = "trial.layer";
+        layer.out = rows;
+        layer.in = columns;
+        layer.weight = sample_.weight.data();
+        if (method_.needs & KERF_NEEDS_INPUT_GRAM) layer.curvature = &curvature;
+        const core::Axis axis = sample_axis();
+        const auto read = [&](const core::Place& place) -> core::PlaceValues {
+            if (place.role == core::Place::Role::input) return {sample_.weight, {rows, columns}};
+            return {sample_.weight, {columns, rows}};
+        };
+        kerf_axis handle(axis, sample_facts(), plan.remove, read, std::make_shared<core::PlaceValues>());
+        handle.layers[1] = &layer;
+        kerf_job job;
+        if (!attempt([&](kerf_error* error) { return method_.prune_axis(self_, &job, &handle, error); })) return {};
+        if (job.memory.live() != 0) problem(text("did not give ", job.memory.live(), " bytes back after an axis"));
+        if (job.memory.peak() > plan.scratch_bytes)
+            problem(text("held ", job.memory.peak(), " bytes of scratch, the plan announced ", plan.scratch_bytes));
+        if (!handle.removed) {
+            problem("ended without calling remove()");
+            return {};
+        }
+        if (plan.exact && std::int64_t(handle.removed->size()) != plan.remove)
+            problem(text("removed ", handle.removed->size(), " units, the plan announced ", plan.remove));
+        return Pruned{*handle.removed, layer.replacement ? layer.replacement->to_dense() : std::vector<float>()};
+    }
+
+    void try_prune(const kerf_axis_plan& plan) {
+        if (plan.remove < 0) return;
+        begin("pruning an axis");
+        const auto first = prune(1, plan);
+        if (!first) return;
+        begin("pruning it again on 3 threads");
+        const auto second = prune(3, plan);
+        core::set_threads(1);
+        if (second && !(*second == *first)) problem("gives another result on 3 threads than on 1");
     }
 
     const kerf_method& method_;

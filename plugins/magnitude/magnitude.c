@@ -305,18 +305,19 @@ static kerf_code compress(void* self, kerf_job* job, kerf_layer* layer, kerf_err
     return code;
 }
 
-static const kerf_method method = {sizeof(kerf_method),
-                                   KERF_ABI_VERSION,
-                                   TEXT("magnitude"),
-                                   TEXT("1.0.0"),
-                                   TEXT("Pruning of the smallest weights, unstructured or N:M, without calibration"),
-                                   {schema, sizeof(schema) - 1},
-                                   KERF_CAN_PARALLEL_LAYERS | KERF_CAN_RESUME,
-                                   0,
-                                   create,
-                                   cost,
-                                   compress,
-                                   free};
+static const kerf_method method = {
+    .struct_size = sizeof(kerf_method),
+    .abi = KERF_ABI_VERSION,
+    .id = TEXT("magnitude"),
+    .version = TEXT("1.0.0"),
+    .summary = TEXT("Pruning of the smallest weights, unstructured or N:M, without calibration"),
+    .options_schema = {schema, sizeof(schema) - 1},
+    .capabilities = KERF_CAN_PARALLEL_LAYERS | KERF_CAN_RESUME,
+    .needs = 0,
+    .create = create,
+    .cost = cost,
+    .compress = compress,
+    .destroy = free};
 static const kerf_method* const methods[] = {&method};
 
 KERF_EXPORT kerf_code kerf_plugin_entry(const kerf_host* host, kerf_plugin* out, kerf_error* error);

@@ -198,11 +198,11 @@ TEST_F(HostileFiles, ManifestsThatMakeNoSenseAreRefused) {
 
 TEST_F(HostileFiles, OtherVersionsAreRefusedWithBothNumbersAndTheCure) {
     expect_refused(Image(text_with("\nabi=1.0", "\nabi=2.3")).bytes(),
-                   "plugin ABI 2.3, this kerf speaks 1.0; update kerf");
+                   "plugin ABI 2.3, this kerf speaks 1.1; update kerf");
     expect_refused(Image("abi=65535.0\nsomething=else\n").bytes(), "plugin ABI 65535.0");
     expect_refused(Image(text_with("\nabi=1.0", "\nabi=0.9")).bytes(), "take the plugin's build for ABI 1");
     expect_refused(Image(text_with("min_abi=1.0", "min_abi=1.7")).bytes(),
-                   "needs kerf's plugin ABI 1.7 or newer, this kerf has 1.0");
+                   "needs kerf's plugin ABI 1.7 or newer, this kerf has 1.1");
     expect_refused(Image(text_with("torch=none", "torch=exact:1.0.0")).bytes(),
                    "built with LibTorch 1.0.0, this kerf runs LibTorch");
     expect_refused(Image(text_with("torch=none", "torch=somehow")).bytes(), "the unknown way \"somehow\"");

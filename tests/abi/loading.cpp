@@ -57,7 +57,7 @@ TEST(PluginLoading, EveryUnsoundPluginIsRefusedWithTheReason) {
 
 TEST(PluginLoading, ARefusedManifestRunsNoInstructionOfThePlugin) {
     // Their constructors abort.
-    EXPECT_NE(refusal("abi_2").find("plugin ABI 2.0, this kerf speaks 1.0"), std::string::npos);
+    EXPECT_NE(refusal("abi_2").find("plugin ABI 2.0, this kerf speaks 1.1"), std::string::npos);
     EXPECT_NE(refusal("torch").find("LibTorch 1.0.0"), std::string::npos);
 }
 

@@ -240,18 +240,18 @@ static kerf_code compress(void* self, kerf_job* job, kerf_layer* layer, kerf_err
 }
 
 /* ---- What KERF_PLUGIN makes -------------------------------------------------------------------------------------- */
-static const kerf_method method = {sizeof(kerf_method),
-                                   KERF_ABI_VERSION,
-                                   TEXT("tern_c"),
-                                   TEXT("1.2.0"),
-                                   TEXT("Curvature-ordered rounding, in C"),
-                                   {schema, sizeof(schema) - 1},
-                                   KERF_CAN_PARALLEL_LAYERS | KERF_CAN_RESUME,
-                                   KERF_NEEDS_INPUT_GRAM,
-                                   create,
-                                   cost,
-                                   compress,
-                                   free};
+static const kerf_method method = {.struct_size = sizeof(kerf_method),
+                                   .abi = KERF_ABI_VERSION,
+                                   .id = TEXT("tern_c"),
+                                   .version = TEXT("1.2.0"),
+                                   .summary = TEXT("Curvature-ordered rounding, in C"),
+                                   .options_schema = {schema, sizeof(schema) - 1},
+                                   .capabilities = KERF_CAN_PARALLEL_LAYERS | KERF_CAN_RESUME,
+                                   .needs = KERF_NEEDS_INPUT_GRAM,
+                                   .create = create,
+                                   .cost = cost,
+                                   .compress = compress,
+                                   .destroy = free};
 static const kerf_method* const methods[] = {&method};
 
 KERF_EXPORT kerf_code kerf_plugin_entry(const kerf_host* host, kerf_plugin* out, kerf_error* error);

@@ -29,7 +29,7 @@ extern "C" {
 
 #define KERF_ABI(major, minor) (((uint32_t)(major) << 16) | (uint32_t)(minor))
 #define KERF_ABI_MAJOR 1u
-#define KERF_ABI_MINOR 0u
+#define KERF_ABI_MINOR 1u
 #define KERF_ABI_VERSION KERF_ABI(KERF_ABI_MAJOR, KERF_ABI_MINOR)
 #define KERF_HAS(type, table, slot) \
     ((table)->struct_size >= offsetof(type, slot) + sizeof((table)->slot) && (table)->slot)
@@ -64,6 +64,8 @@ typedef struct kerf_error {
 
 typedef struct kerf_job kerf_job;       /* one compress() call; the host's, opaque */
 typedef struct kerf_layer kerf_layer;   /* one linear layer; the host's, opaque */
+typedef struct kerf_axis kerf_axis;     /* one axis of a model, see kerf.structure/1; the host's, opaque */
+typedef struct kerf_model kerf_model;   /* all axes of a model, likewise */
 struct kerf_replacement;
 typedef struct kerf_values kerf_values; /* a read-only tree: validated options, or a config.json; see kerf.values/1 */
 
@@ -135,6 +137,41 @@ typedef struct kerf_cost {
     kerf_text layout;         /* of the replace() that compress() will do; valid as long as the instance */
 } kerf_cost;
 
+/* Band 1.1. What a method is handed: linear layers one by one (compress), axes one by one (prune_axis), or all axes of the
+ * model at once (prune_model). */
+enum { KERF_SCOPE_LINEARS = 0, KERF_SCOPE_AXES = 1, KERF_SCOPE_MODEL = 2 };
+
+/* An axis: a dimension that several weights share, cut into units (docs/axes.md). */
+enum { KERF_AXIS_OTHER = 0, KERF_AXIS_RESIDUAL, KERF_AXIS_MLP, KERF_AXIS_HEADS, KERF_AXIS_KV_GROUPS, KERF_AXIS_EXPERTS,
+       KERF_AXIS_EMBEDDING, KERF_AXIS_VOCABULARY, KERF_AXIS_POSITIONS,
+       /* views: they cut weights that other axes cut too; of axes that cross, a method takes one */
+       KERF_AXIS_QUERY_HEADS, KERF_AXIS_ROTARY_PAIRS, KERF_AXIS_HEAD_FEATURES, KERF_AXIS_VALUE_FEATURES };
+typedef struct kerf_axis_shape {
+    uint32_t struct_size;
+    int32_t kind;
+    kerf_text name;   /* "model.layers.3.mlp"; valid as long as the axis, during plan_axes() for the call */
+    kerf_text fixed;  /* why nothing can be removed; empty when it can */
+    int64_t size;     /* units */
+    int64_t unit;     /* features of a unit: 1, head_dim, all query features of a KV group, 2 for a pair */
+    int64_t balanced; /* units come in so many equal runs, which must lose equally many; 1 = no such tie */
+    int64_t keep;     /* units that have to stay, at least 1 */
+    int64_t block;    /* the block that it lies in, or -1 */
+    int64_t blocks;   /* of the model */
+    int64_t in_features;       /* columns of the linears that read it; 0 when none does, or they read unlike inputs */
+    int64_t out_features;      /* rows of all linears that read it together; 0 likewise */
+    int64_t unit_parameters;   /* parameters that go with one unit */
+    int64_t linear_parameters; /* of all linears in all blocks, with their biases: what ratios are measured against */
+    int64_t tokens;            /* of calibration, 0 when there is none */
+    int64_t planned;           /* units that plan_axes() said will go; -1 inside plan_axes() */
+} kerf_axis_shape;
+typedef struct kerf_axis_plan {
+    uint32_t struct_size;
+    int32_t exact;          /* 1: exactly `remove` units will go, so that sizes are known before the run; 0: about so many */
+    int64_t remove;         /* units; -1 (what the host fills in) = the method leaves this axis alone */
+    uint64_t scratch_bytes; /* largest sum of live alloc() buffers while it is pruned */
+    double flops;
+} kerf_axis_plan;
+
 typedef struct kerf_method {
     uint32_t struct_size, abi;
     kerf_text id, version, summary;
@@ -145,6 +182,17 @@ typedef struct kerf_method {
     kerf_code (*cost)(void* self, const kerf_linear_shape*, kerf_cost* out, kerf_error*); /* reads no weight */
     kerf_code (*compress)(void* self, kerf_job*, kerf_layer*, kerf_error*);               /* [job thread] */
     void (*destroy)(void* self);
+    /* band 1.1; a table that ends before has the scope KERF_SCOPE_LINEARS. Other scopes leave cost and compress NULL. */
+    int32_t scope;
+    uint32_t reserved;
+    /* Scopes AXES and MODEL: what will go of each axis, plans[i] of axes[i]. All axes of the model (scope AXES: those inside
+     * blocks that linears read) are there, so that a method may weigh them against each other. Reads no weight. */
+    kerf_code (*plan_axes)(void* self, const kerf_axis_shape* const* axes, size_t count, kerf_axis_plan* const* plans,
+                           kerf_error*);
+    /* Scope AXES: ends with one remove(), after replace() of the linears that read the axis or without. [job thread] */
+    kerf_code (*prune_axis)(void* self, kerf_job*, kerf_axis*, kerf_error*);
+    /* Scope MODEL: remove() once for every axis that loses something. [job thread] */
+    kerf_code (*prune_model)(void* self, kerf_job*, kerf_model*, kerf_error*);
 } kerf_method;
 
 /* ---- Adapters -------------------------------------------------------------------------------------------------- */
@@ -248,6 +296,38 @@ typedef struct kerf_linalg_1 {
     /* a (symmetric) becomes its eigenvectors as columns, values ascending [n] */
     kerf_code (*symmetric_eigen)(kerf_job*, DLTensor* a, DLTensor* values, kerf_error*);
 } kerf_linalg_1;
+
+/* "kerf.structure/1": axes in the hands of prune_axis() and prune_model(). [job thread] */
+enum { KERF_PLACE_INPUT = 0,   /* columns of a linear that reads the axis */
+       KERF_PLACE_OUTPUT = 1,  /* rows of a linear that makes it */
+       KERF_PLACE_BIAS = 2, KERF_PLACE_NORM = 3, KERF_PLACE_NORM_BIAS = 4, KERF_PLACE_TABLE = 5 /* of an embedding */ };
+typedef struct kerf_place {
+    uint32_t struct_size;
+    int32_t role;
+    kerf_text tensor, module; /* "model.layers.0.mlp.up_proj.weight", "model.layers.0.mlp.up_proj" */
+    /* The linear of role INPUT, whose weight, Gram and replace() are there in prune_axis(); else NULL. */
+    kerf_layer* layer;
+    int32_t dimension, reserved; /* of the tensor, linears being [out, in] whatever the file's layout */
+    int64_t extent;              /* size of that dimension */
+    /* Unit u has the indices indices[starts[u]] … indices[starts[u + 1] - 1], ascending; starts has size + 1 numbers. Valid
+     * as long as the axis. */
+    const int64_t* starts;
+    const int64_t* indices;
+} kerf_place;
+typedef struct kerf_structure_1 {
+    uint32_t struct_size, reserved;
+    kerf_code (*shape)(kerf_axis*, kerf_axis_shape* out, kerf_error*);
+    int64_t (*place_count)(kerf_axis*);
+    kerf_code (*place)(kerf_axis*, int64_t index, kerf_place* out, kerf_error*);
+    /* The tensor of a place, float32, [out, in] or [n], read-only; valid until the next values() of any axis, or the end of
+     * the job. */
+    kerf_code (*values)(kerf_axis*, int64_t place, const DLTensor** view, kerf_error*);
+    /* Units go, once for each axis, in any order; none is allowed too. The columns of the linears that read the axis become
+     * zero for what comes later, whether they were replaced or not, and all places lose the units' indices in the output. */
+    kerf_code (*remove)(kerf_axis*, const int64_t* units, int64_t count, kerf_error*);
+    int64_t (*axis_count)(kerf_model*);
+    kerf_axis* (*axis)(kerf_model*, int64_t index); /* NULL past the last one */
+} kerf_structure_1;
 
 /* "kerf.random/1": counter-based, so element i of (seed, stream) never depends on who asks or in which order. [any thread] */
 typedef struct kerf_random_1 {

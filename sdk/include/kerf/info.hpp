@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <string_view>
@@ -85,8 +86,17 @@ constexpr void add_names(Piecewise& out) {
     (add_name<Tag, Components>(out, first), ...);
 }
 
-/// The manifest's text; see abi.h. The first component gives the plugin its id and version. Every feature of band 1.0
-/// is in every host of major 1, so min_abi is 1.0 until the SDK uses a younger slot.
+/// The youngest band whose slots a component cannot do without: what its base says as `abi_minor`, else 0, for every
+/// feature of band 1.0 is in every host of major 1.
+template <class Component>
+constexpr std::uint32_t least_minor() {
+    if constexpr (requires { Component::abi_minor; })
+        return Component::abi_minor;
+    else
+        return 0;
+}
+
+/// The manifest's text; see abi.h. The first component gives the plugin its id and version.
 template <class First, class... Rest>
 constexpr std::size_t write_manifest(char* data) {
     Piecewise out{data};
@@ -100,7 +110,9 @@ constexpr std::size_t write_manifest(char* data) {
     out.add_number(KERF_ABI_MINOR);
     out.add("\nmin_abi=");
     out.add_number(KERF_ABI_MAJOR);
-    out.add(".0\ntorch=" KERF_TORCH_TIER "\nmethods=");
+    out.add(".");
+    out.add_number(std::max({least_minor<First>(), least_minor<Rest>()...}));
+    out.add("\ntorch=" KERF_TORCH_TIER "\nmethods=");
     add_names<MethodTag, First, Rest...>(out);
     out.add("\nadapters=");
     add_names<AdapterTag, First, Rest...>(out);

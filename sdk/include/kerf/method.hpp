@@ -11,21 +11,13 @@
 #include "kerf/curvature.hpp"
 #include "kerf/group_affine.hpp"
 #include "kerf/info.hpp"
+#include "kerf/instance.hpp"
 #include "kerf/job.hpp"
 #include "kerf/layer.hpp"
 #include "kerf/plugin.hpp"
 #include "kerf/schema.hpp"
 
 namespace kerf::inline v1 {
-
-/// What a method declares as `static constexpr auto can = …`.
-enum Capability : std::uint64_t {
-    ParallelLayers = KERF_CAN_PARALLEL_LAYERS,  ///< compress() of one instance may run for several layers at once
-    Resumable = KERF_CAN_RESUME                 ///< same inputs, same bytes
-};
-constexpr Capability operator|(Capability a, Capability b) {
-    return static_cast<Capability>(static_cast<std::uint64_t>(a) | static_cast<std::uint64_t>(b));
-}
 
 /// A linear layer before any weight is read: W [out, in], `tokens` of calibration (0: none).
 struct LinearShape {
@@ -69,31 +61,11 @@ private:
     struct Thunks;
 };
 
-/// For methods without options.
-struct NoOptions {};
-
 template <class Options>
 template <class M>
 struct Method<Options>::Thunks {
-    struct Instance {
-        const kerf_host* host;
-        M method;
-    };
+    using Instance = detail::Instance<M, Options>;
 
-    static Schema<Options> schema() {
-        Schema<Options> out;
-        if constexpr (requires { M::options(out); }) M::options(out);
-        return out;
-    }
-    static kerf_code create(const kerf_host* host, const kerf_values* values, void** self, kerf_error* error) noexcept {
-        return detail::guarded(error, [&] {
-            auto instance = std::make_unique<Instance>();
-            instance->host = host;
-            instance->method.opt = schema().read(Config(host, values, M::info.name(), "options"));
-            instance->method.check();
-            *self = instance.release();
-        });
-    }
     static kerf_code cost(void* self, const kerf_linear_shape* shape, kerf_cost* out, kerf_error* error) noexcept {
         return detail::guarded(error, [&] {
             const auto& method = static_cast<const Instance*>(self)->method;
@@ -125,27 +97,15 @@ struct Method<Options>::Thunks {
             instance->method.compress(linear, work);
         });
     }
-    static void destroy(void* self) noexcept { delete static_cast<Instance*>(self); }
 };
 
 template <class Options>
 template <class M>
 const kerf_method* Method<Options>::kerf_table() {
-    static const std::string schema = Thunks<M>::schema().json();
     static const kerf_method table = [] {
-        kerf_method t{};
-        t.struct_size = sizeof(kerf_method);
-        t.abi = KERF_ABI_VERSION;
-        t.id = detail::text(M::info.name());
-        t.version = detail::text(M::info.version);
-        t.summary = detail::text(M::info.summary);
-        t.options_schema = detail::text(schema);
-        if constexpr (requires { M::can; }) t.capabilities = static_cast<std::uint64_t>(M::can);
-        if constexpr (requires { M::needs; }) t.needs = static_cast<std::uint64_t>(M::needs);
-        t.create = Thunks<M>::create;
+        kerf_method t = detail::Instance<M, Options>::table();
         t.cost = Thunks<M>::cost;
         t.compress = Thunks<M>::compress;
-        t.destroy = Thunks<M>::destroy;
         return t;
     }();
     return &table;

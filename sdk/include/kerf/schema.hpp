@@ -103,6 +103,12 @@ public:
         return fields_.back().option;
     }
 
+    /// A member of a base of Options: what several methods share.
+    template <class Base, class Member>
+    Option& operator()(std::string_view name, Member Base::*member) requires(!std::same_as<Base, Options>) {
+        return (*this)(name, static_cast<Member Options::*>(member));
+    }
+
     /// The JSON of docs/abi.md.
     std::string json() const {
         std::string out = "[";
