@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Makes models/NAME-tiny (random weights, one for each family without a trained tiny model) and
+"""Makes models/NAME-tiny (random weights, one for each family, or form of it, without a trained tiny model here) and
 golden/logits-NAME-tiny.safetensors: what transformers computes with them in float32.
 
     pip install torch==2.13.0 transformers==5.24.0 safetensors
@@ -18,13 +18,16 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import (Gemma2Config, Gemma2ForCausalLM, GPT2Config, GPT2LMHeadModel, GPTNeoXConfig,
-                          GPTNeoXForCausalLM, MixtralConfig, MixtralForCausalLM, Qwen3Config, Qwen3ForCausalLM)
+from transformers import (FalconConfig, FalconForCausalLM, Gemma2Config, Gemma2ForCausalLM, GPT2Config, GPT2LMHeadModel,
+                          GPTNeoXConfig, GPTNeoXForCausalLM, MixtralConfig, MixtralForCausalLM, Phi3Config,
+                          Phi3ForCausalLM, PhiConfig, PhiForCausalLM, Qwen3Config, Qwen3ForCausalLM)
 
 HERE = Path(__file__).parent
 VOCABULARY, HIDDEN, WIDTH, LENGTH = 128, 32, 96, 64
 SHAPE = dict(vocab_size=VOCABULARY, hidden_size=HIDDEN, num_hidden_layers=2, num_attention_heads=4,
              max_position_embeddings=128)
+FALCON = dict(vocab_size=VOCABULARY, hidden_size=HIDDEN, num_hidden_layers=2, num_attention_heads=4,
+              bos_token_id=1, eos_token_id=2)
 
 # Windows and caps are small enough to matter on 64 tokens; head_dim differs from hidden / heads where it may.
 FAMILIES = {
@@ -40,6 +43,17 @@ FAMILIES = {
                                             rope_parameters={"rope_type": "default", "rope_theta": 1e6})),
     "mixtral": (MixtralForCausalLM, MixtralConfig(**SHAPE, intermediate_size=64, num_key_value_heads=2,
                                                   num_local_experts=6, num_experts_per_tok=2, sliding_window=24)),
+    "phi2-random": (PhiForCausalLM, PhiConfig(**SHAPE, intermediate_size=WIDTH, partial_rotary_factor=0.5)),
+    # Long factors for more than 32 tokens, so for all of these.
+    "phi3-random": (Phi3ForCausalLM, Phi3Config(**SHAPE, intermediate_size=WIDTH, num_key_value_heads=2, pad_token_id=0,
+                                                bos_token_id=1, eos_token_id=2, sliding_window=24,
+                                                original_max_position_embeddings=32,
+                                                rope_parameters={"rope_type": "longrope", "rope_theta": 10000.0,
+                                                                 "short_factor": [1.0, 1.1, 1.2, 1.3],
+                                                                 "long_factor": [1.0, 1.5, 2.5, 4.0]})),
+    "falcon-random": (FalconForCausalLM, FalconConfig(**FALCON)),
+    "falcon-grouped": (FalconForCausalLM, FalconConfig(**FALCON, new_decoder_architecture=True, num_kv_heads=2)),
+    "falcon-alibi": (FalconForCausalLM, FalconConfig(**FALCON, multi_query=False, parallel_attn=False, alibi=True, bias=True)),
 }
 
 # Where published configs say a thing otherwise than save_pretrained does today.
@@ -47,6 +61,9 @@ GONE = "gone"
 PUBLISHED = {
     "gptneox": {"rope_parameters": GONE, "rotary_pct": 0.5, "rotary_emb_base": 10000},
     "gemma2": {"layer_types": GONE, "rope_parameters": GONE, "rope_theta": 10000.0},
+    "phi3-random": {"rope_parameters": GONE, "rope_theta": 10000.0,
+                    "rope_scaling": {"type": "longrope", "short_factor": [1.0, 1.1, 1.2, 1.3],
+                                     "long_factor": [1.0, 1.5, 2.5, 4.0]}},
 }
 
 

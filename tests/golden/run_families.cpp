@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Each family without a trained tiny model, on random weights: what transformers computes, compression end to end, and
-// what is refused. tests/data/make_tiny_models.py made the models and the figures.
+// Each family, or form of it, without a trained tiny model in the repository, on random weights: what transformers
+// computes, compression end to end, and what is refused. tests/data/make_tiny_models.py made the models and the
+// figures.
 #include <cmath>
 #include <optional>
 #include <set>
@@ -173,7 +174,8 @@ TEST_P(Family, RunsARecipeToAFinitePerplexity) {
 
 INSTANTIATE_TEST_SUITE_P(Golden, Family,
                          testing::Values("gpt2-tiny", "gptneox-tiny", "gptneox-serial-tiny", "gemma2-tiny",
-                                         "qwen3-tiny", "mixtral-tiny"),
+                                         "qwen3-tiny", "mixtral-tiny", "phi2-random-tiny", "phi3-random-tiny",
+                                         "falcon-random-tiny", "falcon-grouped-tiny", "falcon-alibi-tiny"),
                          [](const auto& info) {
                              std::string name = info.param;
                              std::replace(name.begin(), name.end(), '-', '_');
