@@ -17,8 +17,8 @@ using core::bad_input;
 namespace fs = std::filesystem;
 
 /// What a stage may hold beside its method's options.
-const std::vector<std::string> stage_keys{"method",     "version",  "include",    "exclude",
-                                          "sequential", "override", "calibration"};
+const std::vector<std::string> stage_keys{"method",   "version",     "include", "exclude",    "sequential",
+                                          "override", "calibration", "refit",   "refit_damp", "result"};
 
 constexpr auto not_yet = " is not available in this version";
 
@@ -159,6 +159,13 @@ core::StageSpec RecipeReader::read_stage(const TableReader& table) const {
     out.include = table.texts("include");
     out.exclude = table.texts("exclude");
     out.sequential = sequential_from(table.choice("sequential", "group", {"linear", "group", "block", "none"}));
+    out.refit = table.flag("refit", false);
+    if (table.has("refit_damp")) {
+        if (!out.refit) table.refuse("refit_damp", " goes with refit = true");
+        out.refit_damp = table.real("refit_damp", 0.01);
+        if (!(out.refit_damp >= 0 && out.refit_damp <= 1)) table.refuse("refit_damp", " should be between 0 and 1");
+    }
+    out.zeroed = table.choice("result", "pruned", {"pruned", "zeroed"}) == "zeroed";
     if (const auto calibration = table.table("calibration")) out.calibration = read_calibration(*calibration);
 
     out.options = nlohmann::json::object();

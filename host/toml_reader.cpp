@@ -104,6 +104,13 @@ bool TableReader::flag(std::string_view key, bool otherwise) const {
     return node->as_boolean()->get();
 }
 
+double TableReader::real(std::string_view key, double otherwise) const {
+    const toml::node* node = table_.get(key);
+    if (!node) return otherwise;
+    if (!node->is_number()) wrong_type(key, *node, "a number");
+    return node->is_integer() ? double(node->as_integer()->get()) : node->as_floating_point()->get();
+}
+
 std::int64_t TableReader::integer(std::string_view key, std::int64_t otherwise, std::int64_t least) const {
     const toml::node* node = table_.get(key);
     if (!node) return otherwise;

@@ -40,6 +40,7 @@ public:
     std::string choice(std::string_view key, std::string otherwise, const std::vector<std::string>& known) const;
     bool flag(std::string_view key, bool otherwise) const;
     std::int64_t integer(std::string_view key, std::int64_t otherwise, std::int64_t least) const;
+    double real(std::string_view key, double otherwise) const;   ///< takes whole numbers too
     std::vector<std::string> texts(std::string_view key) const;  ///< empty when the key is not there
     std::optional<TableReader> table(std::string_view key) const;
     std::vector<TableReader> tables(std::string_view key) const;  ///< a list of tables; empty when the key is not there

@@ -101,21 +101,21 @@ double relative_error(const std::vector<float>& before, const std::vector<float>
 
 }  // namespace
 
-std::vector<InputGroup> input_groups(const std::vector<Op>& ops, const std::vector<const Target*>& targets) {
+std::vector<InputGroup> input_groups(const std::vector<Op>& ops, const Stage& stage, std::size_t block) {
     std::vector<InputGroup> groups;
-    for (const Target* target : targets) {
-        const std::string& value = ops[target->op].in[0];
-        auto group = std::find_if(groups.begin(), groups.end(), [&](const auto& g) { return g.value == value; });
-        if (group == groups.end()) {
-            InputGroup made{value, 0, target->in, {}};
-            while (std::find(ops[made.first_op].in.begin(), ops[made.first_op].in.end(), value) ==
-                   ops[made.first_op].in.end())
-                ++made.first_op;
-            groups.push_back(std::move(made));
-            group = std::prev(groups.end());
-        }
-        group->targets.push_back(target);
-    }
+    const auto group_of = [&](std::size_t reader) -> InputGroup& {
+        const std::string& value = ops[reader].in[0];
+        for (auto& group : groups)
+            if (group.value == value) return group;
+        InputGroup made{value, 0, reader, ops[reader].columns, {}, {}};
+        while (std::find(ops[made.first_op].in.begin(), ops[made.first_op].in.end(), value) ==
+               ops[made.first_op].in.end())
+            ++made.first_op;
+        return groups.emplace_back(std::move(made));
+    };
+    for (const Target* target : stage.in_block(block)) group_of(target->op).targets.push_back(target);
+    for (const AxisTarget* target : stage.axes_in_block(block))
+        group_of(target->consumers.front()).axes.push_back(target);
     std::sort(groups.begin(), groups.end(), [](const auto& a, const auto& b) { return a.first_op < b.first_op; });
     return groups;
 }
@@ -128,15 +128,17 @@ BlockRunner::BlockRunner(const Model& model, const Stage& stage, std::size_t blo
       ops_(block_ops(model.graph(), block)),
       layout_(layout),
       hooks_(hooks),
-      groups_(input_groups(ops_, stage.in_block(block))) {}
+      groups_(input_groups(ops_, stage, block)) {}
 
 void BlockRunner::compress_without_data() {
-    for (const auto& group : groups_)
+    for (const auto& group : groups_) {
+        prune_group(group, nullptr, nullptr);
         for (const Target* target : group.targets) {
             hooks_.check_cancelled();
             hooks_.made(*target, compress_one(*target, nullptr));
             hooks_.progress(target->cost.flops);
         }
+    }
 }
 
 void BlockRunner::run(const Units& units, States& states, DType compute, bool last) {
@@ -244,7 +246,7 @@ void BlockRunner::run_whole_block(const Units& units, States& states, Program& p
     Accumulators grams;
     for (const auto& group : groups_)
         grams.emplace(group.value,
-                      std::make_unique<GramAccumulator>(text(group.targets.front()->name, " input"), group.features));
+                      std::make_unique<GramAccumulator>(text(ops_[group.reader].name, " input"), group.features));
     const bool none = stage_.sequential == Sequential::none;
     segment(units, states, program, 0, ops_.size(), none ? std::vector{block_output} : std::vector<std::string>(),
             grams);
@@ -266,10 +268,16 @@ void BlockRunner::run_whole_block(const Units& units, States& states, Program& p
 /// nothing is known, so that a calibrated method does with it what it does without data, and no weight counts as
 /// unused.
 Curvature BlockRunner::curvature_of(const InputGroup& group, GramAccumulator& sums) const {
-    const std::string name = text(group.targets.front()->name, " input");
+    const std::string name = text(ops_[group.reader].name, " input");
     const std::int64_t tokens = sums.tokens(), n = group.features;
-    if (tokens > 0 || ops_[group.targets.front()->op].expert < 0) return {name, n, tokens, sums.finish()};
+    if (!group.axes.empty() && tokens > 0 && tokens < n)
+        hooks_.log(KERF_LOG_WARN, text(name, ": ", tokens, " calibration tokens for ", n,
+                                       " features; their Gram matrix "
+                                       "has rank ",
+                                       tokens, " at most, use at least ", n, " tokens"));
+    if (tokens > 0 || ops_[group.reader].expert < 0) return {name, n, tokens, sums.finish()};
     std::string linears;
+    for (const AxisTarget* target : group.axes) linears += (linears.empty() ? "" : ", ") + target->axis->name;
     for (const Target* target : group.targets) linears += (linears.empty() ? "" : ", ") + target->name;
     hooks_.log(KERF_LOG_WARN,
                text(linears,
@@ -281,12 +289,27 @@ Curvature BlockRunner::curvature_of(const InputGroup& group, GramAccumulator& su
 }
 
 void BlockRunner::compress_group(const InputGroup& group, Curvature& curvature, Program* program) {
+    prune_group(group, &curvature, program);
     for (const Target* target : group.targets) {
         hooks_.check_cancelled();
         const Compressed made = compress_one(*target, &curvature);
         if (program) program->set_weight(target->name, made.weight);
         hooks_.made(*target, made);
         hooks_.progress(target->cost.flops);
+    }
+}
+
+void BlockRunner::prune_group(const InputGroup& group, Curvature* curvature, Program* program) {
+    for (const AxisTarget* target : group.axes) {
+        hooks_.check_cancelled();
+        Pruned pruned = prune_axis(model_, stage_, *target, curvature, hooks_.log);
+        for (auto& consumer : pruned.consumers) {
+            const Op& op = ops_[consumer.op];
+            round_to(layout_.dtype_of(model_.stored_name(op.weight)), consumer.weight);
+            if (program) program->set_weight(op.name, consumer.weight);
+        }
+        hooks_.pruned(*target, std::move(pruned));
+        hooks_.progress(target->flops);
     }
 }
 

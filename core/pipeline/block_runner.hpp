@@ -11,18 +11,22 @@
 #include "core/exec/states.hpp"
 #include "core/pipeline/output.hpp"
 #include "core/pipeline/stage.hpp"
+#include "core/pipeline/structure.hpp"
 
 namespace kerf::core {
 
-/// Linears of one block that read the same value: one Gram, one factor, one column order.
+/// Linears of one block that read the same value (one Gram, one factor, one column order), and the axes that lie along
+/// that value.
 struct InputGroup {
     std::string value;         ///< the name of what they read
     std::size_t first_op = 0;  ///< the earliest op that reads it
+    std::size_t reader = 0;    ///< one of the linears, which the value is named after
     std::int64_t features = 0;
     std::vector<const Target*> targets;
+    std::vector<const AxisTarget*> axes;
 };
-/// Groups of a block's targets in the order in which their inputs are computed.
-std::vector<InputGroup> input_groups(const std::vector<Op>& ops, const std::vector<const Target*>& targets);
+/// Groups of what a stage does in a block, in the order in which their inputs are computed.
+std::vector<InputGroup> input_groups(const std::vector<Op>& ops, const Stage& stage, std::size_t block);
 
 /// One pass over the calibration tokens through one block, with its linears compressed on the way (design §4.4).
 /// `states` holds the block's input under "x" and, after run(), its output.
@@ -31,6 +35,8 @@ public:
     struct Hooks {
         /// A linear is done: write it down. Called in the order of the graph's input groups.
         std::function<void(const Target&, const Compressed&)> made;
+        /// An axis is pruned; the weights are rounded to what will lie on disk.
+        std::function<void(const AxisTarget&, Pruned&&)> pruned;
         std::function<void(double flops)> progress;
         std::function<void(int level, const std::string&)> log;
         std::function<void()> check_cancelled;
@@ -56,6 +62,7 @@ private:
     Curvature curvature_of(const InputGroup& group, GramAccumulator& sums) const;
     void compress_group(const InputGroup& group, Curvature& curvature, Program* program);
     Compressed compress_one(const Target& target, Curvature* curvature);
+    void prune_group(const InputGroup& group, Curvature* curvature, Program* program);
 
     const Model& model_;
     const Stage& stage_;

@@ -123,8 +123,17 @@ std::uint64_t activation_bytes(const std::vector<Op>& ops, std::int64_t hidden, 
 
 /// compress(): the weight before, after, and their difference in float32, codes, what the method asked for, H and its
 /// factor.
-std::uint64_t compress_bytes(const InputGroup& group, bool gram) {
+std::uint64_t compress_bytes(const InputGroup& group, bool gram, bool with_refit) {
     std::uint64_t largest = 0;
+    std::uint64_t refit = 0;
+    for (const AxisTarget* target : group.axes) {
+        // The weight before, after, and their difference in float32; a refit works in float64.
+        const std::uint64_t elements = std::uint64_t(target->facts.out_features * target->facts.in_features);
+        const std::uint64_t own = target->scratch_bytes + elements * 16;
+        largest = std::max(largest, own);
+        refit = std::max(refit, elements * 36 + std::uint64_t(group.features * group.features) * 16);
+    }
+    if (with_refit) largest = std::max(largest, refit);
     for (const Target* target : group.targets) {
         const std::uint64_t elements = std::uint64_t(target->out * target->in);
         largest = std::max(largest, elements * (gram ? 16 : 13) + elements + target->cost.scratch_bytes);
@@ -139,17 +148,16 @@ std::uint64_t stage_memory(const Model& model, const Stage& stage, DType compute
     std::uint64_t peak = 0;
     const Graph& graph = model.graph();
     for (std::size_t block = 0; block <= graph.blocks.size(); ++block) {
-        const auto targets = stage.in_block(block);
-        if (targets.empty() && block == graph.blocks.size()) continue;
+        if (block == graph.blocks.size() && stage.in_block(block).empty()) continue;
         const auto& ops = block_ops(graph, block);
-        const auto groups = input_groups(ops, targets);
+        const auto groups = input_groups(ops, stage, block);
         const bool whole = stage.sequential == Sequential::block || stage.sequential == Sequential::none;
         std::uint64_t grams = 0, compress = 0;
         for (const auto& group : groups) {
             const std::uint64_t one = stage.needs_gram ? GramAccumulator::memory(group.features) : 0;
             grams = whole ? grams + one : std::max(grams, one);
-            compress =
-                std::max(compress, compress_bytes(group, stage.needs_gram) + (whole && stage.needs_gram ? grams : 0));
+            compress = std::max(compress, compress_bytes(group, stage.needs_gram, stage.refit) +
+                                              (whole && stage.needs_gram ? grams : 0));
         }
         if (!stage.windows) {
             peak = std::max(peak, compress);

@@ -73,6 +73,16 @@ OutputLayout::OutputLayout(const Model& model, const Model& original, const Stag
     const std::size_t outside = model.graph().blocks.size();
     copied_.resize(outside + 1);
     std::map<std::string, const Target*> targets;
+    std::set<std::string> refitted;  // new weights of linears that read what is pruned
+    if (stage && stage->structural) {
+        if (options_.format != "hf")
+            bad_input(
+                "output.format = \"", options_.format,
+                "\" holds integer codes, but the last stage removes structures; use \"hf\", or quantise after it");
+        for (const auto& target : stage->axes)
+            for (const auto op : target.consumers)
+                refitted.insert(model.stored_name(block_ops(model.graph(), target.block)[op].weight));
+    }
     if (stage)
         for (const auto& target : stage->targets)
             targets.emplace(model.stored_name(block_ops(model.graph(), target.block)[target.op].weight), &target);
@@ -88,6 +98,7 @@ OutputLayout::OutputLayout(const Model& model, const Model& original, const Stag
             place_linear(model, *target->second, planned);
             continue;
         }
+        if (options_.keep_exact && refitted.contains(name)) dtypes_[name] = DType::f32;
         planned.push_back({name, dtypes_[name], stored.shape});
         const auto found = owner.find(name);
         copied_[found == owner.end() ? outside : found->second].push_back(name);
@@ -165,9 +176,8 @@ void ResultWriter::write_linear(const Target& target, const Compressed& made) {
 }
 
 /// A piece at a time, so that an embedding of gigabytes costs no more memory than a bias.
-void ResultWriter::copy_floating(const StoredTensor& stored, DType dtype) {
+void ResultWriter::copy_floating(const Checkpoint& from, const StoredTensor& stored, DType dtype) {
     constexpr float past_float16 = 65520;  // rounds to infinity
-    const Checkpoint& from = model_.checkpoint();
     const bool as_it_is = dtype == stored.dtype && !stored.bytes.empty();
     std::vector<std::byte> converted;
     std::size_t done = 0;  // bytes of the result
@@ -188,14 +198,15 @@ void ResultWriter::copy_floating(const StoredTensor& stored, DType dtype) {
     });
 }
 
-void ResultWriter::write_copied(std::size_t block) {
+void ResultWriter::write_copied(std::size_t block, const Model* edited) {
+    const Checkpoint& from = (edited ? *edited : model_).checkpoint();
     for (const auto& name : layout_.copied(block)) {
-        const StoredTensor& stored = model_.checkpoint().at(name);
+        const StoredTensor& stored = from.at(name);
         if (is_floating(stored.dtype))
-            copy_floating(stored, layout_.dtype_of(name));
+            copy_floating(from, stored, layout_.dtype_of(name));
         else
             writer_->write(name, stored.bytes);
-        model_.checkpoint().forget(name);
+        from.forget(name);
     }
 }
 

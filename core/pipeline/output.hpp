@@ -64,12 +64,13 @@ public:
     ResultWriter(const OutputLayout& layout, const Model& model, const std::filesystem::path& folder, bool resume);
     void write_linear(const Target& target, const Compressed& made);
     /// Copies what a block (or layout.outside()) holds beside its compressed linears.
-    void write_copied(std::size_t block);
+    /// From `edited`, when it is given: the model with what was pruned in this block.
+    void write_copied(std::size_t block, const Model* edited = nullptr);
     void sync() { writer_->sync(); }
     const std::map<std::string, std::string>& checksums() const { return writer_->checksums(); }
 
 private:
-    void copy_floating(const StoredTensor& stored, DType dtype);
+    void copy_floating(const Checkpoint& from, const StoredTensor& stored, DType dtype);
 
     const OutputLayout& layout_;
     const Model& model_;

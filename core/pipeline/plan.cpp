@@ -27,21 +27,21 @@ std::uint64_t status_line(const char* key) {
 double stage_flops(const Model& model, const Stage& stage) {
     double sum = 0;
     for (const auto& target : stage.targets) sum += target.cost.flops;
+    for (const auto& target : stage.axes) sum += target.flops;
     if (!stage.windows) return sum;
     const std::int64_t length = stage.windows->length, tokens = stage.windows->samples * length;
-    std::size_t last = 0;
-    for (const auto& target : stage.targets) last = std::max(last, target.block);
+    const std::size_t last = stage.last_block();
     for (std::size_t block = 0; block <= last; ++block) {
         const auto& ops = block_ops(model.graph(), block);
         double forward = forward_flops(ops, 0, ops.size(), tokens, length);
-        const auto groups = input_groups(ops, stage.in_block(block));
+        const auto groups = input_groups(ops, stage, block);
         const bool twice = stage.sequential == Sequential::block && block != last;
         if (block == last && stage.sequential != Sequential::block && !groups.empty())  // nothing past the last input
             forward = forward_flops(ops, 0, groups.back().first_op, tokens, length);
         sum += twice ? 2 * forward : forward;
         for (const auto& group : groups) {
             const double n = double(group.features);
-            sum += n * n * double(tokens) * ops[group.targets.front()->op].share + 2.0 / 3.0 * n * n * n;
+            sum += n * n * double(tokens) * ops[group.reader].share + 2.0 / 3.0 * n * n * n;
         }
     }
     return sum;
@@ -51,9 +51,11 @@ double evaluation_flops(const Prepared& prepared, const Recipe& recipe) {
     double sum = 0;
     for (const auto& [name, windows] : prepared.evaluation)
         sum += double(windows.samples * windows.length) *
-               cost_of(prepared.model.graph(), windows.length).total.prefill_flops;
-    const int models = 1 + (recipe.evaluation.before || recipe.evaluation.kl ? 1 : 0);
-    return sum * models;
+               (cost_of(prepared.result->graph(), windows.length).total.prefill_flops +
+                (recipe.evaluation.before || recipe.evaluation.kl
+                     ? cost_of(prepared.model.graph(), windows.length).total.prefill_flops
+                     : 0));
+    return sum;
 }
 
 /// What calibration states take on the disk: a block's input and output and the widest set of values between two
@@ -91,6 +93,9 @@ PlannedStage plan_stage(const Model& model, const Stage& stage, const OutputLayo
     for (const auto& target : stage.targets)
         out.linears.push_back(
             {target.name, target.out, target.in, target.cost.bits_per_weight, layout.linear_bytes(target.name)});
+    for (const auto& target : stage.axes)
+        out.axes.push_back({target.axis->name, std::string(axis_kind_name(target.axis->kind)), target.axis->size,
+                            target.remove, target.remove * target.facts.unit_parameters});
     out.flops = stage_flops(model, stage);
     out.disk_bytes = state_bytes(model, stage, compute);
     out.tokens = stage.windows ? stage.windows->samples * stage.windows->length : 0;
@@ -113,7 +118,7 @@ std::uint64_t plan_memory(const Recipe& recipe, const Prepared& prepared, std::i
     std::uint64_t peak = idle;
     for (std::size_t i = 0; i < prepared.stages.size(); ++i) {
         const std::uint64_t bytes =
-            idle + with_allocator_share(stage_memory(prepared.model, prepared.stages[i], compute, threads));
+            idle + with_allocator_share(stage_memory(prepared.inputs[i], prepared.stages[i], compute, threads));
         if (stages) (*stages)[i].peak_bytes = bytes;
         peak = std::max(peak, bytes);
     }
@@ -159,17 +164,22 @@ OutputLayout layout_of(const Recipe& recipe, const Prepared& prepared, std::size
         options.format = recipe.output.format;
         options.dtype = recipe.output.dtype;
     }
-    return OutputLayout(model, prepared.model, stage, options);
+    const bool smaller = stage && stage->structural;
+    return OutputLayout(smaller ? planned_result(model, *stage) : model, prepared.model, stage, options);
 }
 
 Prepared prepare(const Recipe& recipe, const Components& components) {
     initialise_execution();
-    Prepared out{Model::open(recipe.model.path, components), {}, {}, {}};
+    Prepared out{Model::open(recipe.model.path, components), {}, {}, {}, {}, {}};
     if (recipe.output.format == "gptq" && recipe.stages.empty())
         bad_input(recipe.file.string(),
                   ": output.format = \"gptq\" needs a stage that quantises to integer codes (gptq, rtn)");
-    for (std::size_t i = 0; i < recipe.stages.size(); ++i)
-        out.stages.push_back(resolve_stage(recipe, i, out.model, components));
+    out.result = out.model;
+    for (std::size_t i = 0; i < recipe.stages.size(); ++i) {
+        out.inputs.push_back(*out.result);
+        out.stages.push_back(resolve_stage(recipe, i, out.inputs.back(), components));
+        out.result = planned_result(out.inputs.back(), out.stages.back());
+    }
     out.evaluation = evaluation_texts(recipe, out.model);
 
     Plan& plan = out.plan;
@@ -177,9 +187,9 @@ Prepared prepare(const Recipe& recipe, const Components& components) {
     const std::size_t passes = std::max<std::size_t>(1, out.stages.size());
     std::uint64_t written = 0;  // results of earlier stages stay until the run is complete: --resume needs them
     for (std::size_t i = 0; i < passes; ++i) {
-        const OutputLayout layout = layout_of(recipe, out, i, out.model);
+        const OutputLayout layout = layout_of(recipe, out, i, i < out.inputs.size() ? out.inputs[i] : out.model);
         if (i < out.stages.size()) {
-            plan.stages.push_back(plan_stage(out.model, out.stages[i], layout, recipe.model.compute));
+            plan.stages.push_back(plan_stage(out.inputs[i], out.stages[i], layout, recipe.model.compute));
             plan.flops += plan.stages.back().flops;
         }
         written += layout.shards().total_bytes();
@@ -188,7 +198,8 @@ Prepared prepare(const Recipe& recipe, const Components& components) {
         plan.output_bytes = layout.shards().total_bytes();
     }
     plan.flops += evaluation_flops(out, recipe);
-    plan.parameters_before = plan.parameters_after = out.model.parameters();
+    plan.parameters_before = out.model.parameters();
+    plan.parameters_after = out.result->parameters();
     hold_budget(recipe, out);
     return out;
 }
@@ -210,8 +221,16 @@ json plan_json(const Plan& plan) {
                                {"shape", {linear.out_features, linear.in_features}},
                                {"bits", linear.bits_per_weight},
                                {"output_bytes", linear.output_bytes}});
+        json axes = json::array();
+        for (const auto& axis : stage.axes)
+            axes.push_back({{"name", axis.name},
+                            {"kind", axis.kind},
+                            {"units", axis.units},
+                            {"removed", axis.removed},
+                            {"removed_parameters", axis.removed_parameters}});
         stages.push_back({{"method", stage.method},
                           {"linears", linears},
+                          {"axes", axes},
                           {"flops", stage.flops},
                           {"peak_bytes", stage.peak_bytes},
                           {"disk_bytes", stage.disk_bytes},

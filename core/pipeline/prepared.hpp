@@ -16,6 +16,8 @@ struct Prepared {
     std::vector<Stage> stages;
     std::map<std::string, Windows> evaluation;  ///< by name
     Plan plan;
+    std::vector<Model> inputs;  ///< of each stage, as planned: shapes are right, but for which units went
+    std::optional<Model> result;
 };
 
 /// Everything that can be wrong is found here, before anything is written: recipe, model, plugins, options, texts,

@@ -30,6 +30,10 @@ struct StageSpec {
     std::vector<std::string> include, exclude;  ///< globs over linear names
     Sequential sequential = Sequential::group;
     std::vector<std::pair<std::string, nlohmann::json>> overrides;  ///< glob → option values, in the recipe's order
+    // Of methods that remove structures.
+    bool refit = false;        ///< least-squares refit of the weights that read a pruned axis
+    double refit_damp = 0.01;  ///< share of mean(diag H)
+    bool zeroed = false;       ///< keep all shapes: the columns of what went are zero
     std::optional<TextSource> calibration;
     std::map<std::string, std::string> where;  ///< option name → "recipe.toml:12", for errors
     std::string location;                      ///< "recipe.toml:10", of the [[stage]] header

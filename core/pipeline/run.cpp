@@ -8,6 +8,7 @@
 #include "core/pipeline/block_runner.hpp"
 #include "core/pipeline/journal.hpp"
 #include "core/pipeline/prepared.hpp"
+#include "core/pipeline/save.hpp"
 #include "core/report/report.hpp"
 #include "core/support/error.hpp"
 #include "core/version.hpp"
@@ -114,12 +115,14 @@ private:
     void work();
     void evaluate_before();
     Model run_stage(std::size_t index, const Model& input);
+    std::vector<Removal> removals_of(std::size_t index, std::int64_t block = -1) const;
     void run_blocks(std::size_t index, const Model& input, const OutputLayout& layout, const fs::path& folder);
     void copy_outside(std::size_t index, ResultWriter& writer, const OutputLayout& layout);
-    BlockRunner::Hooks hooks(ResultWriter& writer, json& linears);
+    BlockRunner::Hooks hooks(ResultWriter& writer, json& linears, const Model& input, PrunedParts& parts);
+    void add_metrics(json& linears, json line);
     Model finish_block_states(std::size_t index, const Model& input, const fs::path& folder) const;
     void evaluate_after(const Model& result);
-    void write_side_files(const OutputLayout& layout);
+    void write_side_files(const Model& model, const OutputLayout& layout);
     void finish();
     void publish();
 
@@ -131,6 +134,8 @@ private:
     fs::path partial_;
     std::optional<Journal> journal_;
     json provenance_, report_;
+    std::optional<Model> result_;  ///< once the stages are through
+    bool any_shape_ = false;       ///< whether the family's class in transformers cannot express the result
 };
 
 /// --resume after a run whose last steps alone were missing, or none at all: its report, once what it left is tidied
@@ -220,9 +225,15 @@ void Run::work() {
     Model current = prepared_.model;
     const std::size_t passes = std::max<std::size_t>(1, prepared_.stages.size());
     for (std::size_t index = 0; index < passes; ++index) {
+        // What was planned over a model whose shapes alone were right starts from the real one now.
+        if (index > 0 && prepared_.stages[index - 1].structural)
+            prepared_.stages[index] =
+                resolve_stage(recipe_, index, current, components_, prepared_.stages[index].windows);
         Model next = run_stage(index, current);
         current = std::move(next);
     }
+    result_ = current;
+    report_["parameters"]["after"] = current.parameters();
     evaluate_after(current);
 }
 
@@ -252,9 +263,10 @@ Model Run::run_stage(std::size_t index, const Model& input) {
     const fs::path folder = last ? partial_ : partial_ / text("stage-", index);
     if (!last) fs::create_directories(folder);
     const OutputLayout layout = layout_of(recipe_, prepared_, index, input);
-    if (last)
-        write_side_files(layout);
-    else
+    const bool structural = index < prepared_.stages.size() && prepared_.stages[index].structural;
+    if (last && !structural)
+        write_side_files(input, layout);
+    else if (!last)
         write_atomically(folder / "config.json", input.config().dump());
     run_blocks(index, input, layout, folder);
     if (index < prepared_.stages.size()) {
@@ -263,14 +275,32 @@ Model Run::run_stage(std::size_t index, const Model& input) {
         for (std::int64_t block = 0; block <= std::int64_t(input.graph().blocks.size()); ++block)
             if (const json* entry = journal_->find("block", std::int64_t(index), block))
                 for (const auto& linear : entry->value("linears", json::array())) linears.push_back(linear);
+        json axes = json::array();
+        const auto removed = removals_of(index);
+        for (const auto& target : stage.axes) {
+            std::vector<std::int64_t> units;
+            for (const auto& removal : removed)
+                if (removal.axis == target.axis->name) units = removal.units;
+            axes.push_back({{"name", target.axis->name},
+                            {"kind", axis_kind_name(target.axis->kind)},
+                            {"units", target.axis->size},
+                            {"removed", units}});
+        }
         report_["stages"].push_back({{"method", stage.method_id},
                                      {"version", stage.method->version},
                                      {"options", stage.options},
                                      {"seconds", seconds_since(started)},
                                      {"peak_bytes", peak_resident_bytes()},
                                      {"linears", linears}});
+        if (stage.structural) report_["stages"].back()["axes"] = axes;
     }
-    return input.with_weights(Checkpoint::open(folder));
+    Model result = input;
+    const auto removed = removals_of(index);
+    if (structural && !prepared_.stages[index].zeroed && !removed.empty())
+        result = input.edited(remove(input.graph(), *prepared_.stages[index].all_axes, removed));
+    result = result.with_weights(Checkpoint::open(folder));
+    if (last && structural) write_side_files(result, layout);
+    return result;
 }
 
 void Run::copy_outside(std::size_t index, ResultWriter& writer, const OutputLayout& layout) {
@@ -281,19 +311,49 @@ void Run::copy_outside(std::size_t index, ResultWriter& writer, const OutputLayo
     journal_->add({{"kind", "block"}, {"stage", index}, {"block", outside}, {"checksums", writer.checksums()}});
 }
 
-BlockRunner::Hooks Run::hooks(ResultWriter& writer, json& linears) {
+/// Units that the stage removed: in one block, or in all.
+std::vector<Removal> Run::removals_of(std::size_t index, std::int64_t block) const {
+    std::vector<Removal> out;
+    for (const auto& entry : journal_->entries()) {
+        if (entry.value("kind", "") != "block" || entry.value("stage", std::int64_t{-1}) != std::int64_t(index))
+            continue;
+        if (block >= 0 && entry.value("block", std::int64_t{-1}) != block) continue;
+        for (auto& removal : removals_from(entry)) out.push_back(std::move(removal));
+    }
+    return out;
+}
+
+/// A line of metrics.jsonl and of the report.
+void Run::add_metrics(json& linears, json line) {
+    line["rss_bytes"] = resident_bytes();
+    File metrics = File::open(partial_ / "metrics.jsonl",
+                              fs::exists(partial_ / "metrics.jsonl") ? File::Mode::read_write : File::Mode::write_new);
+    metrics.append(line.dump() + "\n");
+    meter_.detail(line["name"]);
+    linears.push_back(std::move(line));
+}
+
+BlockRunner::Hooks Run::hooks(ResultWriter& writer, json& linears, const Model& input, PrunedParts& parts) {
     return {.made =
                 [this, &writer, &linears](const Target& target, const Compressed& made) {
                     writer.write_linear(target, made);
                     json line{{"name", target.name}, {"shape", {target.out, target.in}}};
                     for (const auto& [key, value] : made.metrics) line[key] = value;
-                    line["rss_bytes"] = resident_bytes();
-                    File metrics = File::open(partial_ / "metrics.jsonl", fs::exists(partial_ / "metrics.jsonl")
-                                                                              ? File::Mode::read_write
-                                                                              : File::Mode::write_new);
-                    metrics.append(line.dump() + "\n");
-                    linears.push_back(std::move(line));
-                    meter_.detail(target.name);
+                    add_metrics(linears, std::move(line));
+                },
+            .pruned =
+                [this, &linears, &input, &parts](const AxisTarget& target, Pruned&& pruned) {
+                    for (const auto& consumer : pruned.consumers) {
+                        const Op& op = input.graph().blocks[target.block].ops[consumer.op];
+                        json line{{"name", op.name},
+                                  {"shape", {op.rows, op.columns}},
+                                  {"axis", target.axis->name},
+                                  {"units", target.axis->size},
+                                  {"removed", pruned.units.size()}};
+                        for (const auto& [key, value] : consumer.metrics) line[key] = value;
+                        add_metrics(linears, std::move(line));
+                    }
+                    parts.add(input, target, std::move(pruned));
                 },
             .progress = [this](double flops) { meter_.add(flops); },
             .log = [this](int level, const std::string& message) { meter_.log(level, message); },
@@ -316,9 +376,7 @@ void Run::run_blocks(std::size_t index, const Model& input, const OutputLayout& 
         states.emplace(*units, partial_, recipe_.model.compute);
         embed_all(input, *units, recipe_.model.compute, *states);
     }
-    std::size_t last_with_target = 0;
-    for (const auto& target : stage ? stage->targets : std::vector<Target>())
-        last_with_target = std::max(last_with_target, target.block);
+    const std::size_t last_with_target = stage ? stage->last_block() : 0;
 
     for (std::size_t block = 0; block <= blocks; ++block) {
         const bool epilogue = block == blocks;
@@ -330,13 +388,18 @@ void Run::run_blocks(std::size_t index, const Model& input, const OutputLayout& 
             // where that is what later blocks are to see).
             if (data && block < last_with_target) {
                 const bool dense = stage->sequential == Sequential::none;
-                const Model done = dense ? input : input.with_weights(Checkpoint::open(folder));
+                const Model done = dense ? input
+                                   : stage->structural
+                                       ? streamed_model(input, *stage, block, removals_of(index, std::int64_t(block)),
+                                                        Checkpoint::open(folder))
+                                       : input.with_weights(Checkpoint::open(folder));
                 run_block(done, block, *units, recipe_.model.compute, *states, {});
             }
             continue;
         }
         json linears = json::array();
-        const auto block_hooks = hooks(writer, linears);
+        PrunedParts parts;
+        const auto block_hooks = hooks(writer, linears, input, parts);
         const auto known = writer.checksums();
         if (stage) {
             BlockRunner runner(input, *stage, block, layout, block_hooks);
@@ -345,13 +408,19 @@ void Run::run_blocks(std::size_t index, const Model& input, const OutputLayout& 
             else if (block <= last_with_target)
                 runner.run(*units, *states, recipe_.model.compute, block == last_with_target);
         }
-        if (!epilogue) writer.write_copied(block);
+        if (!epilogue && parts.removals.empty()) writer.write_copied(block);
+        if (!epilogue && !parts.removals.empty()) {
+            const Model edited = pruned_model(input, *stage, parts);
+            writer.write_copied(block, &edited);
+        }
         writer.sync();
         json checksums = json::object();
         for (const auto& [name, sum] : writer.checksums())
             if (!known.contains(name)) checksums[name] = sum;
-        journal_->add(
-            {{"kind", "block"}, {"stage", index}, {"block", block}, {"linears", linears}, {"checksums", checksums}});
+        json entry{
+            {"kind", "block"}, {"stage", index}, {"block", block}, {"linears", linears}, {"checksums", checksums}};
+        if (!parts.removals.empty()) entry["removed"] = removals_json(parts.removals);
+        journal_->add(entry);
     }
 }
 
@@ -375,9 +444,10 @@ void Run::evaluate_after(const Model& result) {
     }
 }
 
-void Run::write_side_files(const OutputLayout& layout) {
-    const Model& model = prepared_.model;
-    write_config(partial_, output_config(model, layout), model.graph(), model.is_edited());
+void Run::write_side_files(const Model& model, const OutputLayout& layout) {
+    const auto [config, stock] = final_config(model, layout, components_);
+    any_shape_ = !stock;
+    write_config(partial_, config, model.graph(), any_shape_);
     if (const auto settings = layout.quantization_config(); !settings.is_null())
         write_atomically(partial_ / "quantize_config.json", settings.dump(2) + "\n");
     copy_side_files(prepared_.model.folder(), partial_);
@@ -390,11 +460,16 @@ void Run::finish() {
     for (const auto& entry : journal_->entries())
         if (entry.value("kind", "") == "block" && entry.value("stage", std::size_t{0}) == last)
             checksums.update(entry["checksums"]);
-    const json kerf{{"kerf", version()},
-                    {"edited", prepared_.model.is_edited()},
-                    {"graph", graph_json(prepared_.model.graph())},
-                    {"provenance", provenance_},
-                    {"crc32", checksums}};
+    json removed = json::array();
+    for (std::size_t index = 0; index < prepared_.stages.size(); ++index)
+        if (prepared_.stages[index].structural)
+            removed.push_back({{"stage", index}, {"units", removals_json(removals_of(index))}});
+    json kerf{{"kerf", version()},
+              {"edited", any_shape_},
+              {"graph", graph_json(result_->graph())},
+              {"provenance", provenance_},
+              {"crc32", checksums}};
+    if (!removed.empty()) kerf["removed"] = std::move(removed);
     write_atomically(partial_ / "kerf.json", kerf.dump(1) + "\n");
     report_["provenance"] = provenance_;
     write_report(report_, partial_);

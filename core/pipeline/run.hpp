@@ -26,9 +26,14 @@ struct PlannedLinear {
     double bits_per_weight = 0;
     std::uint64_t output_bytes = 0;
 };
+struct PlannedAxis {
+    std::string name, kind;
+    std::int64_t units = 0, removed = 0, removed_parameters = 0;
+};
 struct PlannedStage {
     std::string method;
     std::vector<PlannedLinear> linears;
+    std::vector<PlannedAxis> axes;
     double flops = 0;              ///< forward passes, Grams, factors and the method itself
     std::uint64_t peak_bytes = 0;  ///< resident memory of the process while this stage runs
     std::uint64_t disk_bytes = 0;  ///< temporary, beside the output

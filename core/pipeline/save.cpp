@@ -117,6 +117,17 @@ std::optional<json> stock_config(const Model& model, const Components& component
     return StockSearch(model, components).run();
 }
 
+FinalConfig final_config(const Model& model, const OutputLayout& layout, const Components& components) {
+    FinalConfig out{output_config(model, layout), true};
+    if (!model.is_edited()) return out;
+    const auto stock = stock_config(model, components);
+    out.stock = stock.has_value();
+    if (stock)
+        for (const auto& [key, value] : stock->items())
+            if (!out.config.contains(key) || model.config().value(key, json()) != value) out.config[key] = value;
+    return out;
+}
+
 void save_model(const Model& model, const Components& components, const std::filesystem::path& folder,
                 const SaveOptions& options) {
     namespace fs = std::filesystem;
@@ -132,16 +143,10 @@ void save_model(const Model& model, const Components& components, const std::fil
     for (std::size_t block = 0; block <= layout.outside(); ++block) writer.write_copied(block);
     writer.sync();
 
-    json config = output_config(model, layout);
-    const auto stock = stock_config(model, components);
-    if (stock)
-        for (const auto& [key, value] : stock->items())
-            if (!config.contains(key) || model.config().value(key, json()) != value) config[key] = value;
+    const auto [config, stock] = final_config(model, layout, components);
     write_config(partial, config, model.graph(), !stock);
-    const json kerf{{"kerf", version()},
-                    {"edited", !stock.has_value()},
-                    {"graph", graph_json(model.graph())},
-                    {"crc32", writer.checksums()}};
+    const json kerf{
+        {"kerf", version()}, {"edited", !stock}, {"graph", graph_json(model.graph())}, {"crc32", writer.checksums()}};
     write_atomically(partial / "kerf.json", kerf.dump(1) + "\n");
     copy_side_files(model.folder(), partial);
     fs::rename(partial, folder, status);

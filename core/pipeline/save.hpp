@@ -7,6 +7,7 @@
 #include <optional>
 
 #include "core/pipeline/model.hpp"
+#include "core/pipeline/output.hpp"
 
 namespace kerf::core {
 
@@ -15,6 +16,14 @@ namespace kerf::core {
 /// size). Sizes go under the keys that the config has for them already, or under a key that makes the adapter build the
 /// graph: what the adapter makes of the new config decides.
 std::optional<nlohmann::json> stock_config(const Model& model, const Components& components);
+
+/// config.json of an output, and whether the model's own class in transformers can take it; if not, `config` goes into
+/// an export (core/export).
+struct FinalConfig {
+    nlohmann::json config;
+    bool stock = true;
+};
+FinalConfig final_config(const Model& model, const OutputLayout& layout, const Components& components);
 
 struct SaveOptions {
     std::optional<DType> dtype;  ///< of floating tensors; none: as they are stored

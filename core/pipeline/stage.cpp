@@ -74,10 +74,11 @@ public:
 
     const MethodComponent& method() const { return method_; }
 
-    std::shared_ptr<const MethodInstance> instance_for(const std::string& linear) {
+    /// `block`: the name of an axis's block, which overrides may name too.
+    std::shared_ptr<const MethodInstance> instance_for(const std::string& name, const std::string& block = {}) {
         json options = spec_.options.is_object() ? spec_.options : json::object();
         for (const auto& [glob, values] : spec_.overrides)
-            if (glob_match(glob, linear)) options.update(values);
+            if (glob_match(glob, name) || (!block.empty() && glob_match(glob, block))) options.update(values);
         return instance(std::move(options));
     }
     std::shared_ptr<const MethodInstance> instance(json options) {
@@ -94,19 +95,16 @@ public:
         return spec_.include.empty() ? in_blocks && linear.role != "router" : any_match(spec_.include, linear.name);
     }
 
-    void check_globs(const std::vector<std::string>& linears) const {
+    void check_globs(const std::vector<std::string>& linears,
+                     const std::string& what = "linear layer (kerf inspect lists their names)") const {
         const auto matches = [&](const std::string& glob) {
             return std::any_of(linears.begin(), linears.end(),
                                [&](const auto& name) { return glob_match(glob, name); });
         };
         for (const auto& glob : spec_.include)
-            if (!matches(glob))
-                bad_input(spec_.location, ": include \"", glob,
-                          "\" matches no linear layer (kerf inspect lists their names)");
+            if (!matches(glob)) bad_input(spec_.location, ": include \"", glob, "\" matches no ", what);
         for (const auto& [glob, values] : spec_.overrides)
-            if (!matches(glob))
-                bad_input(spec_.location, ": override \"", glob,
-                          "\" matches no linear layer (kerf inspect lists their names)");
+            if (!matches(glob)) bad_input(spec_.location, ": override \"", glob, "\" matches no ", what);
     }
 
 private:
@@ -153,6 +151,25 @@ MethodInstance::Cost MethodInstance::cost(const std::string& linear, std::int64_
             raw.group_size};
 }
 
+std::vector<kerf_axis_plan> MethodInstance::plan_axes(const std::vector<kerf_axis_shape>& shapes) const {
+    std::vector<kerf_axis_plan> plans(shapes.size(), kerf_axis_plan{sizeof(kerf_axis_plan), 1, -1, 0, 0});
+    std::vector<const kerf_axis_shape*> asked;
+    std::vector<kerf_axis_plan*> answers;
+    for (std::size_t i = 0; i < shapes.size(); ++i) {
+        asked.push_back(&shapes[i]);
+        answers.push_back(&plans[i]);
+    }
+    check_call(method_.id, [&](kerf_error* error) {
+        return method_.table->plan_axes(self_, asked.data(), asked.size(), answers.data(), error);
+    });
+    return plans;
+}
+
+void MethodInstance::prune(kerf_job* job, kerf_axis* axis) const {
+    check_call(text(axis->axis.name, ": ", method_.id),
+               [&](kerf_error* error) { return method_.table->prune_axis(self_, job, axis, error); });
+}
+
 void MethodInstance::compress(kerf_job* job, kerf_layer* layer) const {
     const kerf_text name = host_table()->name(layer);
     check_call(text(std::string_view(name.data, name.size), ": ", method_.id),
@@ -176,16 +193,100 @@ const MethodComponent* Components::method(const std::string& id) const {
     return nullptr;
 }
 
-Stage resolve_stage(const Recipe& recipe, std::size_t index, const Model& model, const Components& components) {
+std::vector<const AxisTarget*> Stage::axes_in_block(std::size_t block) const {
+    std::vector<const AxisTarget*> out;
+    for (const auto& target : axes)
+        if (target.block == block) out.push_back(&target);
+    return out;
+}
+
+std::size_t Stage::last_block() const {
+    std::size_t last = 0;
+    for (const auto& target : targets) last = std::max(last, target.block);
+    for (const auto& target : axes) last = std::max(last, target.block);
+    return last;
+}
+
+namespace {
+
+/// Ops of the block whose columns lie on the axis.
+std::vector<std::size_t> consumers_of(const Axis& axis, const std::vector<Op>& ops) {
+    std::vector<std::size_t> out;
+    for (std::size_t i = 0; i < ops.size(); ++i)
+        for (const auto& place : axis.places)
+            if (ops[i].kind == OpKind::linear && place.role == Place::Role::input && place.module == ops[i].name)
+                out.push_back(i);
+    return out;
+}
+
+void check_plan(const std::string& method, const Axis& axis, const kerf_axis_plan& plan) {
+    if (plan.exact == 0)
+        throw Error(Fault::input, text(method, ": does not know how many units of ", axis.name,
+                                       " will go; a method that prunes axis by axis has to plan exact numbers"));
+    const std::int64_t run = std::max<std::int64_t>(1, axis.balanced);
+    if (plan.remove > axis.size - axis.keep || plan.remove % run != 0)
+        bad_input(method, ": plans to remove ", plan.remove, " of the ", axis.size, " units of ", axis.name,
+                  run > 1 ? text(", which come in ", run, " runs") : "", "; at least ", axis.keep, " must stay");
+}
+
+/// The axes that the method takes. Methods see all that lie inside a block and are read by linears of one input.
+void resolve_axes(const StageSpec& spec, TargetPicker& picker, const Graph& graph, Stage& stage) {
+    const std::int64_t tokens = stage.windows ? stage.windows->samples * stage.windows->length : 0;
+    stage.all_axes = std::make_shared<const std::vector<Axis>>(find_axes(graph));
+    const auto facts = axis_facts(graph, *stage.all_axes, tokens);
+    std::vector<std::size_t> offered;
+    std::vector<kerf_axis_shape> shapes;
+    std::vector<std::string> names;
+    for (std::size_t i = 0; i < facts.size(); ++i) {
+        const Axis& axis = (*stage.all_axes)[i];
+        if (axis.block < 0 || facts[i].in_features == 0 || !axis.fixed.empty()) continue;
+        offered.push_back(i);
+        shapes.push_back(axis_shape(axis, facts[i], -1));
+        names.push_back(axis.name);
+        names.push_back(graph.blocks[std::size_t(axis.block)].name);
+    }
+    std::map<const MethodInstance*, std::vector<kerf_axis_plan>> plans;
+    for (std::size_t k = 0; k < offered.size(); ++k) {
+        const Axis& axis = (*stage.all_axes)[offered[k]];
+        const std::string& block = graph.blocks[std::size_t(axis.block)].name;
+        if (any_match(spec.exclude, axis.name) || (!spec.include.empty() && !any_match(spec.include, axis.name)))
+            continue;
+        const auto instance = picker.instance_for(axis.name, block);
+        auto known = plans.find(instance.get());
+        if (known == plans.end()) known = plans.emplace(instance.get(), instance->plan_axes(shapes)).first;
+        const kerf_axis_plan& plan = known->second[k];
+        if (plan.remove < 0) continue;
+        check_plan(spec.method, axis, plan);
+        stage.axes.push_back({&axis, facts[offered[k]], std::size_t(axis.block),
+                              consumers_of(axis, graph.blocks[std::size_t(axis.block)].ops), instance, plan.remove,
+                              plan.scratch_bytes, plan.flops});
+    }
+    picker.check_globs(names, "axis (kerf inspect --axes lists their names) or block");
+    if (stage.axes.empty()) bad_input(spec.location, ": ", spec.method, " finds no axis of this model to prune");
+}
+
+}  // namespace
+
+Stage resolve_stage(const Recipe& recipe, std::size_t index, const Model& model, const Components& components,
+                    std::shared_ptr<const Windows> windows) {
     const StageSpec& spec = recipe.stages[index];
     TargetPicker picker(recipe, index, components);
     Stage stage;
     stage.method_id = spec.method;
     stage.method = &picker.method();
     stage.sequential = spec.sequential;
-    if (method_scope(*stage.method->table) != KERF_SCOPE_LINEARS)
-        bad_input(spec.location, ": ", spec.method, " works on axes, which a stage of this version cannot do");
-    stage.needs_gram = (stage.method->table->needs & KERF_NEEDS_INPUT_GRAM) != 0;
+    const std::int32_t scope = method_scope(*stage.method->table);
+    if (scope == KERF_SCOPE_MODEL)
+        bad_input(spec.location, ": ", spec.method,
+                  " works on the whole model at once, which a stage of this version cannot do");
+    stage.structural = scope != KERF_SCOPE_LINEARS;
+    if (!stage.structural && (spec.refit || spec.zeroed))
+        bad_input(spec.location, ": ", spec.refit ? "refit = true" : "result = \"zeroed\"",
+                  " goes with methods that remove structures; ", spec.method, " does not");
+    stage.refit = spec.refit;
+    stage.refit_damp = spec.refit_damp;
+    stage.zeroed = spec.zeroed;
+    stage.needs_gram = stage.refit || (stage.method->table->needs & KERF_NEEDS_INPUT_GRAM) != 0;
     stage.options = picker.instance(spec.options.is_object() ? spec.options : json::object())->options();
 
     const Graph& graph = model.graph();
@@ -194,11 +295,17 @@ Stage resolve_stage(const Recipe& recipe, std::size_t index, const Model& model,
         if (!source)
             bad_input(spec.location, ": ", spec.method,
                       " needs calibration text; add a [calibration] table with source and path");
-        std::unique_ptr<Tokenizer> tokenizer;
-        if (source->source != "tokens") tokenizer = Tokenizer::open(model.folder());
-        auto windows = std::make_shared<Windows>(calibration_windows(*source, tokenizer.get(), graph.vocabulary));
+        if (!windows) {
+            std::unique_ptr<Tokenizer> tokenizer;
+            if (source->source != "tokens") tokenizer = Tokenizer::open(model.folder());
+            windows = std::make_shared<Windows>(calibration_windows(*source, tokenizer.get(), graph.vocabulary));
+        }
         model.check_length(windows->length, "calibration");
         stage.windows = std::move(windows);
+    }
+    if (stage.structural) {
+        resolve_axes(spec, picker, graph, stage);
+        return stage;
     }
     std::vector<std::string> names;
     for (std::size_t block = 0; block <= graph.blocks.size(); ++block) {

@@ -9,6 +9,7 @@
 #include "core/calibration/dataset.hpp"
 #include "core/pipeline/model.hpp"
 #include "core/pipeline/recipe.hpp"
+#include "core/plugin_api/axis.hpp"
 #include "kerf/abi.h"
 
 namespace kerf::core {
@@ -28,6 +29,9 @@ public:
         int bits = 0;
         std::int64_t group_size = -1;
     };
+    /// What the method will take from each axis.
+    std::vector<kerf_axis_plan> plan_axes(const std::vector<kerf_axis_shape>& shapes) const;
+    void prune(kerf_job* job, kerf_axis* axis) const;
     Cost cost(const std::string& linear, std::int64_t out, std::int64_t in, std::int64_t tokens) const;
     void compress(kerf_job* job, kerf_layer* layer) const;
     const nlohmann::json& options() const noexcept { return options_; }
@@ -49,6 +53,18 @@ struct Target {
     MethodInstance::Cost cost;
 };
 
+/// An axis that a stage prunes, and the linears of its block that read it, all of one value.
+struct AxisTarget {
+    const Axis* axis = nullptr;  ///< of Stage::all_axes
+    AxisFacts facts;
+    std::size_t block = 0;
+    std::vector<std::size_t> consumers;  ///< ops
+    std::shared_ptr<const MethodInstance> method;
+    std::int64_t remove = 0;  ///< units
+    std::uint64_t scratch_bytes = 0;
+    double flops = 0;
+};
+
 /// A stage with everything about it checked.
 struct Stage {
     std::string method_id;
@@ -57,13 +73,25 @@ struct Stage {
     std::vector<Target> targets;             ///< in the order of the graph
     std::shared_ptr<const Windows> windows;  ///< null for a method that needs no calibration
     bool needs_gram = false;
-    nlohmann::json options;  ///< of linears without override
+    nlohmann::json options;  ///< of linears and axes without override
+    // Of a stage that removes structures.
+    bool structural = false;
+    std::shared_ptr<const std::vector<Axis>> all_axes;  ///< of the stage's input
+    std::vector<AxisTarget> axes;                       ///< in the order of the graph
+    bool refit = false, zeroed = false;
+    double refit_damp = 0;
+
     std::vector<const Target*> in_block(std::size_t block) const;
+    std::vector<const AxisTarget*> axes_in_block(std::size_t block) const;
+    /// The last block with something to do.
+    std::size_t last_block() const;
 };
 
 /// Finds the method, validates every option (overrides too), picks the linears, loads the calibration windows, asks for
 /// costs. Errors (input) name file and line.
-Stage resolve_stage(const Recipe& recipe, std::size_t index, const Model& model, const Components& components);
+/// `windows`: those of the stage when they are known already.
+Stage resolve_stage(const Recipe& recipe, std::size_t index, const Model& model, const Components& components,
+                    std::shared_ptr<const Windows> windows = nullptr);
 
 /// The ops of block `block`, or of the epilogue for blocks.size().
 const std::vector<Op>& block_ops(const Graph& graph, std::size_t block);

@@ -1,0 +1,188 @@
+// SPDX-License-Identifier: Apache-2.0
+// Structured pruning through the kerf command on a small random model.
+#include "core/support/text.hpp"
+#include "core/weights/tensor_file.hpp"
+#include "tests/e2e/command.hpp"
+
+namespace kerf::e2e {
+namespace {
+
+using nlohmann::json;
+
+/// 2 blocks, 4 heads in 2 KV groups, 96 channels.
+struct Small {
+    Folder folder;
+    explicit Small(std::int64_t windows = 4, std::int64_t length = 64) {
+        make_tiny_model(folder / "model");
+        make_tokens(folder / "tokens.safetensors", windows, length, 128);
+    }
+    fs::path recipe(const std::string& stages, const std::string& output = "out", const std::string& model = "model",
+                    const std::string& format = "hf") const {
+        const fs::path file = folder / (output + ".toml");
+        spill(file, core::text("[model]\npath = \"", model,
+                               "\"\n[calibration]\nsource = \"tokens\"\npath = \"tokens.safetensors\"\ntensor = "
+                               "\"calib\"\nsamples = 0\nlength = 0\n",
+                               stages, "[output]\npath = \"", output, "\"\ndtype = \"float32\"\nformat = \"", format,
+                               "\"\n"));
+        return file;
+    }
+};
+
+const std::string slimgpt = "[[stage]]\nmethod = \"slimgpt\"\nsparsity = 0.5\n";
+const std::string gptq = "[[stage]]\nmethod = \"gptq\"\nbits = 4\ngroup_size = 32\n";
+
+/// Where two texts part, for messages.
+std::string first_difference(const std::string& a, const std::string& b) {
+    const auto at = std::size_t(std::mismatch(a.begin(), a.end(), b.begin(), b.end()).first - a.begin());
+    const auto from = at > 80 ? at - 80 : 0;
+    return " at byte " + std::to_string(at) + ":\n" + a.substr(from, 160) + "\ninstead of\n" + b.substr(from, 160);
+}
+
+std::string weights(const fs::path& folder) {
+    return slurp(folder / "model.safetensors");
+}
+
+TEST(Structured, OutputHasExactlyThePlannedSizeAndParameters) {
+    const Small small;
+    const fs::path recipe = small.recipe(slimgpt);
+    const Outcome planned = kerf({"plan", recipe.string(), "--json"});
+    ASSERT_EQ(planned.code, 0) << planned.err;
+    const json plan = json::parse(planned.out);
+    const Outcome run = kerf({"run", recipe.string()});
+    ASSERT_EQ(run.code, 0) << run.err;
+    EXPECT_EQ(plan["output_bytes"].get<std::uint64_t>(), fs::file_size(small.folder / "out/model.safetensors"));
+    const json report = json::parse(slurp(small.folder / "out/report.json"));
+    EXPECT_EQ(plan["parameters"]["after"], report["parameters"]["after"]);
+    // Half of the attention and of the MLP of each block: 64·64·1.5·… = (2·64·64 + 2·64·32 + 3·64·96) / 2.
+    EXPECT_EQ(plan["parameters"]["before"].get<int>() - plan["parameters"]["after"].get<int>(),
+              2 * (2 * 64 * 64 + 2 * 64 * 32 + 3 * 64 * 96) / 2);
+    const json config = json::parse(slurp(small.folder / "out/config.json"));
+    EXPECT_EQ(config["model_type"], "llama") << "equal widths: the family's own class takes them";
+    EXPECT_EQ(config["intermediate_size"], 48);
+    EXPECT_EQ(config["num_attention_heads"], 2);
+    EXPECT_EQ(config["num_key_value_heads"], 1);
+}
+
+TEST(Structured, ResumeGivesTheSameBytesWherePlacesAreSampled) {
+    const Small small;
+    const fs::path recipe = small.recipe(slimgpt + gptq);
+    const std::string shim = KERF_BUILD "/tests/libkerf_kill_shim.so";
+    const fs::path count = small.folder / "count";
+    const Outcome whole = kerf({"run", recipe.string()}, {{"LD_PRELOAD", shim}, {"KERF_KILL_COUNT", count.string()}});
+    ASSERT_EQ(whole.code, 0) << whole.err;
+    const long calls = std::stol(slurp(count));
+    const auto expected = lasting_files(small.folder / "out");
+    for (long k = 3; k <= calls; k += 11) {
+        fs::remove_all(small.folder / "out");
+        ASSERT_EQ(kerf({"run", recipe.string()}, {{"LD_PRELOAD", shim}, {"KERF_KILL_AT", std::to_string(k)}}).code,
+                  128 + SIGKILL);
+        const Outcome resumed = kerf({"run", recipe.string(), "--resume"});
+        ASSERT_EQ(resumed.code, 0) << "killed at " << k << ": " << resumed.err;
+        const auto files = lasting_files(small.folder / "out");
+        ASSERT_EQ(files.size(), expected.size()) << "killed at " << k;
+        for (const auto& [name, content] : expected)
+            ASSERT_TRUE(files.at(name) == content)
+                << name << ", killed at " << k << first_difference(files.at(name), content);
+    }
+}
+
+TEST(Structured, ThreadsDoNotChangeAByte) {
+    const Small small(9, 96);
+    const fs::path recipe = small.recipe(slimgpt);
+    std::string first;
+    for (const char* threads : {"1", "3"}) {
+        fs::remove_all(small.folder / "out");
+        const Outcome run = kerf({"run", recipe.string(), "--threads", threads});
+        ASSERT_EQ(run.code, 0) << run.err;
+        if (first.empty()) first = weights(small.folder / "out");
+        EXPECT_EQ(weights(small.folder / "out"), first) << threads;
+    }
+}
+
+TEST(Structured, TwoStagesOfOneRecipeAreTwoRecipes) {
+    const Small small;
+    for (const auto& [stages, output, model] :
+         {std::tuple{slimgpt + gptq, "both", "model"}, {slimgpt, "first", "model"}, {gptq, "second", "first"}}) {
+        const Outcome run = kerf({"run", small.recipe(stages, output, model).string()});
+        ASSERT_EQ(run.code, 0) << run.err;
+    }
+    EXPECT_EQ(weights(small.folder / "both"), weights(small.folder / "second"));
+}
+
+TEST(Structured, OverridesMakeWidthsThatDifferAndTheOutputOpensAgain) {
+    const Small small;
+    const std::string stage = slimgpt + "[stage.override.\"model.layers.1\"]\nsparsity = 0.25\n";
+    const Outcome run = kerf({"run", small.recipe(stage).string()});
+    ASSERT_EQ(run.code, 0) << run.err;
+    EXPECT_EQ(json::parse(slurp(small.folder / "out/config.json"))["model_type"], "kerf");
+    const Outcome next = kerf({"run", small.recipe(gptq, "next", "out").string()});
+    EXPECT_EQ(next.code, 0) << next.err;
+}
+
+TEST(Structured, ZeroedResultKeepsShapesAndHasZeroColumns) {
+    const Small small;
+    const Outcome run = kerf({"run", small.recipe(slimgpt + "result = \"zeroed\"\n").string()});
+    ASSERT_EQ(run.code, 0) << run.err;
+    const auto file = core::open_safetensors(small.folder / "out/model.safetensors");
+    const auto& tensor = *file->find("model.layers.0.mlp.down_proj.weight");
+    ASSERT_EQ(tensor.shape, (std::vector<std::int64_t>{64, 96}));
+    std::vector<float> values(std::size_t(tensor.elements()));
+    core::to_float32(tensor, values);
+    int zero = 0;
+    for (std::size_t c = 0; c < 96; ++c) {
+        bool all = true;
+        for (std::size_t r = 0; r < 64; ++r) all = all && values[r * 96 + c] == 0;
+        zero += all;
+    }
+    EXPECT_EQ(zero, 48);
+}
+
+TEST(Structured, BaselinesRunWithoutDataAndWithRefit) {
+    const Small small;
+    for (const char* method : {"magnitude_structured", "random_structured"})
+        for (const char* refit : {"", "refit = true\n"}) {
+            fs::remove_all(small.folder / "out");
+            const Outcome run = kerf(
+                {"run",
+                 small.recipe(core::text("[[stage]]\nmethod = \"", method, "\"\nsparsity = 0.5\n", refit)).string()});
+            EXPECT_EQ(run.code, 0) << method << refit << run.err;
+        }
+}
+
+TEST(Structured, OneUnitStaysWhateverTheShare) {
+    const Small small;
+    const Outcome run = kerf({"run", small.recipe("[[stage]]\nmethod = \"slimgpt\"\nsparsity = 0.999\n").string()});
+    ASSERT_EQ(run.code, 0) << run.err;
+    const json axes = json::parse(slurp(small.folder / "out/report.json"))["stages"][0]["axes"];
+    for (const auto& axis : axes) EXPECT_EQ(axis["removed"].size() + 1, axis["units"].get<std::size_t>()) << axis;
+}
+
+TEST(Structured, TooFewTokensForTheRankAreAWarningWithNumbers) {
+    const Small small(1, 32);
+    const Outcome run = kerf({"run", small.recipe(slimgpt).string()});
+    ASSERT_EQ(run.code, 0) << run.err;
+    EXPECT_NE(run.err.find("32 calibration tokens for 96 features"), std::string::npos) << run.err;
+}
+
+TEST(Structured, BadInputIsOneSentenceAndNothingLeft) {
+    const Small small;
+    const auto refused = [&](const std::string& stage, const std::string& says, const std::string& format = "hf") {
+        const Outcome run = kerf({"run", small.recipe(stage, "out", "model", format).string()});
+        EXPECT_EQ(run.code, 2) << stage << run.err;
+        EXPECT_NE(run.err.find(says), std::string::npos) << stage << run.err;
+        EXPECT_FALSE(fs::exists(small.folder / "out")) << stage;
+    };
+    const std::string stage = "[[stage]]\nmethod = \"slimgpt\"\n";
+    refused(stage + "sparsity = 1.0\n", "sparsity");
+    refused(stage + "sparsity = -0.1\n", "sparsity");
+    refused(stage + "schedule = \"log_increase\"\nmin_sparsity = 0.5\nmax_sparsity = 0.2\n", "is above max_sparsity");
+    refused(stage + "maxlayer = 3\n", "the model has 2 blocks");
+    refused(stage + "minlayer = 2\n", "the model has 2 blocks");
+    refused(stage + "minlayer = 1\nmaxlayer = 1\n", "leave no block");
+    refused(stage + "[stage.override.\"nothing*\"]\nsparsity = 0.1\n", "matches no axis");
+    refused(stage, "holds integer codes", "gptq");
+    refused(gptq + "refit = true\n", "refit = true goes with methods that remove structures");
+}
+
+}  // namespace
+}  // namespace kerf::e2e

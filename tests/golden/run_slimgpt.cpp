@@ -1,0 +1,144 @@
+// SPDX-License-Identifier: Apache-2.0
+// Structured pruning of the tiny models against the oracle of specs/slimgpt.md (golden/slimgpt.json).
+#include <set>
+
+#include "core/calibration/dataset.hpp"
+#include "core/weights/safetensors_writer.hpp"
+#include "tests/golden/run_fixture.hpp"
+
+namespace kerf::core {
+namespace {
+
+using nlohmann::json;
+
+struct Entry {
+    std::string model;
+    json figures;
+    friend std::ostream& operator<<(std::ostream& out, const Entry& e) { return out << e.model << e.figures["id"]; }
+};
+
+json golden() {
+    const std::filesystem::path own = test_data("golden/slimgpt.json");
+    const auto file = std::filesystem::exists(own) ? own : std::filesystem::path(KERF_SHARED) / "golden/slimgpt.json";
+    return std::filesystem::exists(file) ? read_json(file) : json();
+}
+
+/// Entries whose every setting kerf has. Random ones draw other numbers than the oracle; a dense target and a bias
+/// refit are not offered.
+bool is_offered(const json& entry) {
+    const json& settings = entry["settings"];
+    const std::string kernel = settings["kernel"];
+    if (kernel.starts_with("random") || settings.contains("target") || settings.contains("bias_refit")) return false;
+    return settings.value("note", "").find("windows 32") == std::string::npos;
+}
+
+std::vector<Entry> entries() {
+    std::vector<Entry> out;
+    const json figures = golden();
+    if (figures.is_null()) return out;
+    for (const auto& [model, part] : figures["models"].items())
+        for (const auto& entry : part["entries"])
+            if (is_offered(entry)) out.push_back({model, entry});
+    return out;
+}
+
+/// The oracle's settings in our words: method, options, and options of attention or MLPs alone.
+StageSpec stage_of(const json& settings) {
+    StageSpec stage;
+    stage.location = "golden.toml:1";
+    const std::string kernel = settings["kernel"];
+    const bool magnitude = kernel.starts_with("magnitude");
+    stage.method = magnitude ? "magnitude_structured" : "slimgpt";
+    json& o = stage.options;
+    o = {{"sparsity", settings.value("sparsity", 0.0)}};
+    if (settings["gqa"] == "head_balanced") o["gqa"] = "head_balanced";
+    if (magnitude) {
+        stage.refit = kernel.find("refit") != std::string::npos;
+        stage.refit_damp = settings["percdamp"];
+    } else {
+        o["damp"] = settings["percdamp"];
+        o["kernel"] = kernel.starts_with("exact") ? "exact" : "reference";
+        o["compensate"] = !settings.value("no_compensate", false);
+    }
+    if (kernel == "exact (heads), reference (mlp)") stage.overrides.push_back({"*.mlp", {{"kernel", "reference"}}});
+    if (kernel.find("exact unit score for heads") == 0) {
+        o["kernel"] = "reference";
+        stage.overrides.push_back({"*.kv_groups", {{"kernel", "exact"}}});
+    }
+    if (kernel.find("group 8") != std::string::npos) o["ffn_group"] = 8;
+    if (settings["schedule"] == "uniform") return stage;
+    if (!magnitude) {
+        for (const char* key : {"schedule", "schedule_base", "min_sparsity", "max_sparsity"})
+            if (settings.contains(key)) o[key] = settings[key];
+    }
+    return stage;
+}
+
+std::string name_of(const Entry& entry) {
+    std::string name = entry.model + "_" + entry.figures["id"].get<std::string>();
+    for (char& c : name)
+        if (!std::isalnum(static_cast<unsigned char>(c))) c = '_';
+    return name;
+}
+
+struct Outcome {
+    json report;
+    std::vector<std::vector<std::int64_t>> attention, mlp;  ///< removed units by block
+    std::vector<double> attention_error, mlp_error;
+};
+
+/// A magnitude entry with a schedule has a share of its own in every block.
+void override_shares(StageSpec& stage, const json& shares) {
+    for (std::size_t i = 0; i < shares.size(); ++i)
+        stage.overrides.push_back({text("*layers.", i, "."), {{"sparsity", shares[i]}}});
+    for (auto& [glob, options] : stage.overrides)
+        if (glob.ends_with(".")) glob += "*";
+}
+
+Outcome prune(const Entry& entry, const std::filesystem::path& output) {
+    const json& settings = entry.figures["settings"];
+    Recipe recipe = golden_recipe(entry.model, output, "slimgpt", {});
+    recipe.stages[0] = stage_of(settings);
+    if (recipe.stages[0].method == "magnitude_structured" && settings["schedule"] != "uniform")
+        override_shares(recipe.stages[0], entry.figures["layer_sparsity"]);
+    recipe.calibration->samples = settings["calib_windows"];
+    Outcome out{run_recipe(recipe, components(), false, {}), {}, {}, {}, {}};
+    for (const auto& axis : out.report["stages"][0]["axes"])
+        (axis["kind"] == "mlp" ? out.mlp : out.attention).push_back(axis["removed"]);
+    for (const auto& linear : out.report["stages"][0]["linears"])
+        (linear["axis"].get<std::string>().ends_with("mlp") ? out.mlp_error : out.attention_error)
+            .push_back(linear.value("error", 0.0));
+    return out;
+}
+
+class SlimGptGolden : public testing::TestWithParam<Entry> {};
+
+TEST_P(SlimGptGolden, RemovesTheSameUnitsAtTheSamePerplexity) {
+    const auto& [model, figures] = GetParam();
+    KERF_SKIP_WITHOUT(model);
+    const ScratchFolder scratch;
+    const Outcome ours = prune(GetParam(), scratch.path() / "out");
+    const double expected = figures["ppl"], tolerance = figures["ppl_rel_tolerance"];
+    EXPECT_NEAR(perplexity_after(ours.report), expected, tolerance * expected);
+    const json& parameters = ours.report["parameters"];
+    EXPECT_EQ(parameters["before"].get<std::int64_t>() - parameters["after"].get<std::int64_t>(),
+              figures["removed_params"].get<std::int64_t>());
+    ASSERT_EQ(ours.attention.size(), figures["removed_units_attn"].size());
+    for (std::size_t i = 0; i < ours.attention.size(); ++i) {
+        EXPECT_EQ(ours.attention[i].size(), figures["removed_units_attn"][i].get<std::size_t>()) << "block " << i;
+        EXPECT_EQ(ours.mlp[i].size(), figures["removed_units_mlp"][i].get<std::size_t>()) << "block " << i;
+        if (figures.contains("removed_attn_sets")) {
+            EXPECT_EQ(ours.attention[i], figures["removed_attn_sets"][i].get<std::vector<std::int64_t>>())
+                << "block " << i;
+        }
+    }
+    RecordProperty("ours", std::to_string(perplexity_after(ours.report)));
+    RecordProperty("reference", std::to_string(expected));
+}
+
+GTEST_ALLOW_UNINSTANTIATED_PARAMETERIZED_TEST(SlimGptGolden);
+INSTANTIATE_TEST_SUITE_P(Models, SlimGptGolden, testing::ValuesIn(entries()),
+                         [](const auto& info) { return name_of(info.param); });
+
+}  // namespace
+}  // namespace kerf::core
