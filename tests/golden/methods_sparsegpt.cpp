@@ -242,7 +242,9 @@ TEST(Cut, IsWhereASortPutsItAndTiesGoInOrder) {
     for (const std::int64_t k : {0, 1, 49, 175, 349, 350}) {
         const auto cut = cut_smallest(
             k, 7, [&](std::int64_t i) { return std::span<const float>(shards[static_cast<std::size_t>(i)]); }, serial);
-        if (k > 0) EXPECT_EQ(cut.rank, rank_of(all[static_cast<std::size_t>(k - 1)])) << k;
+        if (k > 0) {
+            EXPECT_EQ(cut.rank, rank_of(all[static_cast<std::size_t>(k - 1)])) << k;
+        }
         std::int64_t gone = 0;
         bool short_of_all = false;
         for (std::size_t i = 0; i < shards.size(); ++i) {
