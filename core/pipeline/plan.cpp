@@ -145,6 +145,31 @@ void hold_budget(const Recipe& recipe, Prepared& prepared) {
     }
 }
 
+/// Refuses the last stage when it prunes weights that lie in integer codes by then: the rest would have to be rounded
+/// once more, on a grid that was chosen for other weights.
+void refuse_pruning_of_codes(const StageSpec& spec, const Prepared& prepared) {
+    const Stage& stage = prepared.stages.back();
+    if ((stage.method->table->capabilities & KERF_PRUNES) == 0) return;
+    std::map<std::string, const Target*> coded;
+    for (std::size_t i = 0; i + 1 < prepared.stages.size(); ++i)
+        for (const auto& target : prepared.stages[i].targets)
+            if (target.cost.bits > 0) coded[target.name] = &target;
+    const Model& model = prepared.model;
+    for (const auto& target : stage.targets) {
+        if (const auto found = coded.find(target.name); found != coded.end())
+            bad_input(spec.location, ": ", target.name, ": an earlier stage (", found->second->method->method().id,
+                      ") has rounded this weight to ", found->second->cost.bits, "-bit codes, and ", stage.method_id,
+                      " would prune the codes; put ", stage.method_id, " first");
+        const auto stored = model.stored_name(block_ops(model.graph(), target.block)[target.op].weight);
+        const StoredTensor& tensor = model.checkpoint().at(stored);
+        if (model.checkpoint().stored_bytes(stored) < std::uint64_t(tensor.elements()) * dtype_bytes(tensor.dtype))
+            bad_input(spec.location, ": ", target.name, ": the model holds this weight in ",
+                      model.checkpoint().storage(stored), " codes, and ", stage.method_id,
+                      " would prune the codes; start from the unquantised model, or make a dense one of this "
+                      "(kerf convert)");
+    }
+}
+
 }  // namespace
 
 std::uint64_t resident_bytes() {
@@ -178,6 +203,7 @@ Prepared prepare(const Recipe& recipe, const Components& components) {
     for (std::size_t i = 0; i < recipe.stages.size(); ++i) {
         out.inputs.push_back(*out.result);
         out.stages.push_back(resolve_stage(recipe, i, out.inputs.back(), components));
+        refuse_pruning_of_codes(recipe.stages[i], out);
         out.result = planned_result(out.inputs.back(), out.stages.back());
     }
     out.evaluation = evaluation_texts(recipe, out.model);

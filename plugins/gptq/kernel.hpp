@@ -2,17 +2,13 @@
 #pragma once
 
 #include <cstdint>
-#include <vector>
 
+#include "kerf/panel_kernels.hpp"
 #include "kerf/quantization.hpp"
 
 namespace kerf::gptq {
 
-/// Rows that one panel holds side by side: two AVX-512 registers, four AVX2 ones.
-inline constexpr int lanes = 32;
-/// Columns that share a packed strip of a right-hand side: 4 × 2 accumulators are the 8 that an FMA of 4 cycles on two
-/// ports needs in flight, and leave registers for the operands even with 16 of them.
-inline constexpr int strip_width = 4;
+inline constexpr int lanes = panel_lanes;
 /// Longest run of columns that is updated, or rounded, at a time.
 inline constexpr std::int64_t piece_width = 128;
 
@@ -32,6 +28,7 @@ struct Piece {
     const PanelGrid* grids;        ///< [groups]
     std::uint8_t* codes;           ///< out, [last − first][lanes]
     float* loss;                   ///< [lanes], ½ Σ e² is added
+    const std::uint32_t* zeros;    ///< [columns], bit l: row l stays 0 here; null: every weight may become another
 };
 
 /// A run of columns [0, count) of one panel whose codes are improved with everything else fixed.
@@ -45,16 +42,14 @@ struct Descent {
     float* residual;               ///< [count][lanes], W − Ŵ; in and out
     float* gradient;               ///< [count][lanes], (W − Ŵ)·H of these columns; in and out
     std::uint8_t* codes;           ///< [count][lanes]; in and out
+    const std::uint32_t* zeros;    ///< [count], as in Piece
 };
 
-/// The inner loops, compiled once for each instruction set. All that have a fused multiply-add (AVX2, AVX-512, ARM)
-/// give the same bytes; x86 without one rounds products first, which moves a weight to the next code now and then.
+/// The inner loops, compiled once for each instruction set. All that have a fused multiply-add give the same bytes
+/// (panel_kernels.hpp); without one a weight moves to the next code now and then.
 struct Kernel {
     const char* name;
-    /// out[c] −= Σ_k in[k] · packed(k, c) for c in [0, columns), k in [0, depth): `in` [depth][lanes], `out`
-    /// [columns][lanes]. Each sum runs in the order of k.
-    void (*subtract)(const float* packed, std::int64_t strip_stride, std::int64_t depth, std::int64_t columns,
-                     const float* in, float* out);
+    SubtractProduct subtract;
     void (*round_piece)(const GridOptions&, const Piece&);
     void (*fit)(const GridOptions&, const float* panel, std::int64_t columns, const float* importance, PanelGrid&);
     void (*error_of)(const GridOptions&, const PanelGrid&, const float* panel, std::int64_t columns,
@@ -63,23 +58,7 @@ struct Kernel {
 };
 
 const Kernel& portable_kernel();
-#ifdef KERF_GPTQ_X86
-const Kernel& avx2_kernel();
+const Kernel& avx2_kernel();  ///< x86 alone, as the next one
 const Kernel& avx512_kernel();
-#endif
-
-/// What this processor can run, the best one last.
-inline std::vector<const Kernel*> kernels() {
-    std::vector<const Kernel*> found{&portable_kernel()};
-#ifdef KERF_GPTQ_X86
-    __builtin_cpu_init();
-    const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-    if (avx2) found.push_back(&avx2_kernel());
-    if (avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
-        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw"))
-        found.push_back(&avx512_kernel());
-#endif
-    return found;
-}
 
 }  // namespace kerf::gptq

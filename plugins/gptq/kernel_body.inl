@@ -3,137 +3,24 @@
 // namespace, and of the standard library only <cstdint>: an inline function that this file shared with others could be
 // kept by the linker in the version for the wrong instruction set.
 
+#include "kerf/panel_kernels.hpp"
 #include "kernel.hpp"
-
-#if defined(__AVX2__)
-#include <immintrin.h>
-#endif
 
 namespace kerf::gptq {
 namespace {
 
+using panel_kernels::subtract;
+using panel_kernels::subtract_row;
+
 struct Local {};  // makes the templates of quantization.hpp local, too
-
-#if defined(__AVX512F__)
-constexpr int width = 16;
-using Vector = __m512;
-inline Vector load(const float* from) {
-    return _mm512_loadu_ps(from);
-}
-inline void store(float* to, Vector x) {
-    _mm512_storeu_ps(to, x);
-}
-inline Vector broadcast(float x) {
-    return _mm512_set1_ps(x);
-}
-inline Vector minus_product(Vector sum, Vector a, Vector b) {
-    return _mm512_fnmadd_ps(a, b, sum);
-}
-#elif defined(__AVX2__) && defined(__FMA__)
-constexpr int width = 8;
-using Vector = __m256;
-inline Vector load(const float* from) {
-    return _mm256_loadu_ps(from);
-}
-inline void store(float* to, Vector x) {
-    _mm256_storeu_ps(to, x);
-}
-inline Vector broadcast(float x) {
-    return _mm256_set1_ps(x);
-}
-inline Vector minus_product(Vector sum, Vector a, Vector b) {
-    return _mm256_fnmadd_ps(a, b, sum);
-}
-#else
-constexpr int width = 4;
-using Vector = float __attribute__((vector_size(16)));
-inline Vector load(const float* from) {
-    Vector x;
-    __builtin_memcpy(&x, from, sizeof(x));
-    return x;
-}
-inline void store(float* to, Vector x) {
-    __builtin_memcpy(to, &x, sizeof(x));
-}
-inline Vector broadcast(float x) {
-    return Vector{x, x, x, x};
-}
-inline Vector minus_product(Vector sum, Vector a, Vector b) {
-#if defined(__FP_FAST_FMAF)
-    for (int i = 0; i < width; ++i) sum[i] = __builtin_fmaf(-a[i], b[i], sum[i]);
-    return sum;
-#else
-    return sum - a * b;
-#endif
-}
-#endif
-
-/// 2 vectors of rows × Columns columns stay in registers over `depth` terms.
-template <int Columns>
-void subtract_tile(const float* packed, std::int64_t depth, const float* in, float* out) {
-    Vector sum[Columns][2];
-    for (int c = 0; c < Columns; ++c) {
-        sum[c][0] = load(out + c * lanes);
-        sum[c][1] = load(out + c * lanes + width);
-    }
-    for (std::int64_t k = 0; k < depth; ++k) {
-        const Vector low = load(in + k * lanes), high = load(in + k * lanes + width);
-        for (int c = 0; c < Columns; ++c) {
-            const Vector factor = broadcast(packed[k * strip_width + c]);
-            sum[c][0] = minus_product(sum[c][0], low, factor);
-            sum[c][1] = minus_product(sum[c][1], high, factor);
-        }
-    }
-    for (int c = 0; c < Columns; ++c) {
-        store(out + c * lanes, sum[c][0]);
-        store(out + c * lanes + width, sum[c][1]);
-    }
-}
-
-void subtract_strip(int columns, const float* packed, std::int64_t depth, const float* in, float* out) {
-    for (int lane = 0; lane < lanes; lane += 2 * width) {
-        switch (columns) {
-            case 1:
-                subtract_tile<1>(packed, depth, in + lane, out + lane);
-                break;
-            case 2:
-                subtract_tile<2>(packed, depth, in + lane, out + lane);
-                break;
-            case 3:
-                subtract_tile<3>(packed, depth, in + lane, out + lane);
-                break;
-            default:
-                subtract_tile<4>(packed, depth, in + lane, out + lane);
-        }
-    }
-}
-
-void subtract(const float* packed, std::int64_t strip_stride, std::int64_t depth, std::int64_t columns, const float* in,
-              float* out) {
-    // 128 terms at a time: that much of `in` (16 KiB) stays in the first-level cache for all strips.
-    constexpr std::int64_t chunk = 128;
-    for (std::int64_t k = 0; k < depth; k += chunk) {
-        const std::int64_t terms = depth - k < chunk ? depth - k : chunk;
-        const float* strip = packed + k * strip_width;
-        for (std::int64_t c = 0; c < columns; c += strip_width, strip += strip_stride) {
-            const std::int64_t left = columns - c;
-            subtract_strip(left < strip_width ? static_cast<int>(left) : strip_width, strip, terms, in + k * lanes,
-                           out + c * lanes);
-        }
-    }
-}
-
-/// w −= e · factor, one row vector of a panel.
-inline void subtract_row(const float* e, float factor, float* w) {
-    const Vector u = broadcast(factor);
-    for (int l = 0; l < lanes; l += width) store(w + l, minus_product(load(w + l), load(e + l), u));
-}
 
 /// Rounds column `c` and leaves its error in the panel.
 inline void round_column(const GridOptions& options, const Piece& piece, std::int64_t c) {
     alignas(64) float code[lanes], value[lanes];
     float* w = piece.panel + c * lanes;
-    quantise<lanes, Local>(options, piece.grids[piece.group_of[c]], w, code, value);
+    const PanelGrid& grid = piece.grids[piece.group_of[c]];
+    quantise<lanes, Local>(options, grid, w, code, value);
+    if (piece.zeros && piece.zeros[c] != 0) pin_zeros<lanes, Local>(options, grid, piece.zeros[c], code, value);
     const float diagonal = piece.upper[c * piece.stride + c];
     std::uint8_t* codes = piece.codes + (c - piece.first) * lanes;
     for (int l = 0; l < lanes; ++l) {
@@ -220,6 +107,7 @@ void descend(const GridOptions& options, const Descent& run) {
             target[l] = step[l] + run.gradient[j * lanes + l] / h;
         }
         quantise<lanes, Local>(options, grid, target, code, value);
+        if (run.zeros && run.zeros[j] != 0) pin_zeros<lanes, Local>(options, grid, run.zeros[j], code, value);
         for (int l = 0; l < lanes; ++l) {
             step[l] = value[l] - step[l];
             run.residual[j * lanes + l] -= step[l];

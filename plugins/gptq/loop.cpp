@@ -18,13 +18,13 @@ std::int64_t rounded_up(std::int64_t value, std::int64_t step) {
 }  // namespace
 
 WorkSizes work_sizes(const Settings& settings, Shape weight) {
-    const std::int64_t panels = (weight.rows + lanes - 1) / lanes;
     const std::int64_t groups = (weight.columns + settings.group_size - 1) / settings.group_size;
     const std::int64_t piece = std::min(piece_width, rounded_up(weight.columns, strip_width));
-    return {.panels = panels * lanes * weight.columns,
+    return {.panels = Panels::floats(weight),
             .packed = weight.columns * piece,
-            .grids = panels * groups,
-            .block = settings.refine > 0 ? piece * piece : 0};
+            .grids = Panels::count(weight) * groups,
+            .block = settings.refine > 0 ? piece * piece : 0,
+            .zeros = settings.keep_zeros ? Panels::zero_words(weight) : 0};
 }
 
 ColumnLoop::ColumnLoop(const Kernel& kernel, const Settings& settings, const Problem& problem, const Work& work,
@@ -35,6 +35,8 @@ ColumnLoop::ColumnLoop(const Kernel& kernel, const Settings& settings, const Pro
       work_(work),
       result_(result),
       parallel_(std::move(parallel)),
+      panels_({problem.weight, problem.order, problem.dead},
+              {work.panels, work.packed, settings.keep_zeros ? work.zeros : nullptr}, kernel.subtract, parallel_),
       loss_(static_cast<std::size_t>(panels()), 0.0) {
     in_order_ = true;
     for (std::int64_t k = 0; k < columns(); ++k) in_order_ = in_order_ && original(k) == k;
@@ -63,80 +65,6 @@ void ColumnLoop::number_groups() {
         group_of_[static_cast<std::size_t>(k)] = group;
         group_from_[static_cast<std::size_t>(original(k))] = group;
     }
-}
-
-/// Rows of panel p, transposed; columns in the order of the loop or as stored. Lanes past the last row hold zeros.
-void ColumnLoop::load(std::int64_t p, bool ordered, bool keep_dead) const {
-    const std::int64_t first = p * lanes, count = std::min<std::int64_t>(lanes, rows() - first);
-    float* to = panel(p);
-    for (std::int64_t k = 0; k < columns(); ++k, to += lanes) {
-        const std::int64_t c = ordered ? original(k) : k;
-        const bool dead = problem_.dead[static_cast<std::size_t>(c)] != 0 && !keep_dead;
-        float magnitude = 0;
-        for (std::int64_t l = 0; l < lanes; ++l) {
-            const float w = l < count ? problem_.weight(first + l, c) : 0.0f;
-            magnitude += std::fabs(w);
-            to[l] = dead ? 0.0f : w;
-        }
-        if (!std::isfinite(magnitude))
-            throw Error(Code::numeric, "the weight has a NaN, an infinity or absurdly large values in rows ", first,
-                        " to ", first + count - 1, " of column ", c, ": the checkpoint is damaged");
-    }
-}
-
-void ColumnLoop::load_all(bool ordered, bool keep_dead) const {
-    parallel_(panels(), [&](std::int64_t p) { load(p, ordered, keep_dead); });
-}
-
-/// U[from:to, first:last) into strips of 4 columns, each strip contiguous.
-void ColumnLoop::pack_upper(std::int64_t from, std::int64_t to, std::int64_t first, std::int64_t last) const {
-    const std::int64_t stride = (to - from) * strip_width;
-    parallel_((last - first + strip_width - 1) / strip_width, [&](std::int64_t strip) {
-        const std::int64_t c = first + strip * strip_width, width = std::min<std::int64_t>(strip_width, last - c);
-        float* out = work_.packed + strip * stride;
-        for (std::int64_t r = from; r < to; ++r, out += strip_width) {
-            const float* row = problem_.upper.row(r).data() + c;
-            for (std::int64_t i = 0; i < strip_width; ++i) out[i] = i < width ? row[i] : 0.0f;
-        }
-    });
-}
-
-/// The same of H, whose rows and columns are in storage order. H is symmetric: its row c is read for column c.
-void ColumnLoop::pack_gram(std::int64_t from, std::int64_t to, std::int64_t first, std::int64_t last,
-                           bool ordered) const {
-    const std::int64_t stride = (to - from) * strip_width;
-    parallel_((last - first + strip_width - 1) / strip_width, [&](std::int64_t strip) {
-        float* out = work_.packed + strip * stride;
-        for (std::int64_t i = 0; i < strip_width; ++i) {
-            const std::int64_t c = first + strip * strip_width + i;
-            const float* row = c < last ? problem_.gram.row(ordered ? original(c) : c).data() : nullptr;
-            for (std::int64_t r = from; r < to; ++r)
-                out[(r - from) * strip_width + i] = row ? row[ordered ? original(r) : r] : 0.0f;
-        }
-    });
-}
-
-/// tr(P H Pᵀ) of what the panels hold. H is symmetric: Σ_j p_j (H_jj p_j + 2 Σ_{i<j} H_ij p_i).
-double ColumnLoop::quadratic(bool ordered) const {
-    std::vector<double> sums(static_cast<std::size_t>(panels()), 0.0);
-    for (std::int64_t first = 0; first < columns(); first += piece_width) {
-        const std::int64_t last = std::min(first + piece_width, columns()), stride = last * strip_width;
-        pack_gram(0, last, first, last, ordered);
-        for (std::int64_t c = first; c < last; ++c) {
-            float* entry = work_.packed + (c - first) / strip_width * stride + (c - first) % strip_width;
-            for (std::int64_t r = 0; r < last; ++r) entry[r * strip_width] *= r < c ? 2.0f : r == c ? 1.0f : 0.0f;
-        }
-        parallel_(panels(), [&](std::int64_t p) {
-            alignas(64) float product[piece_width * lanes];
-            std::fill_n(product, (last - first) * lanes, 0.0f);
-            kernel_.subtract(work_.packed, stride, last, last - first, panel(p), product);
-            const float* w = panel(p) + first * lanes;
-            double sum = 0;
-            for (std::int64_t i = 0; i < (last - first) * lanes; ++i) sum -= static_cast<double>(w[i]) * product[i];
-            sums[static_cast<std::size_t>(p)] += sum;
-        });
-    }
-    return std::accumulate(sums.begin(), sums.end(), 0.0);
 }
 
 /// Grids that do not wait for the loop; the panels hold the weights in storage order.
@@ -190,12 +118,9 @@ void ColumnLoop::fit_over_rows(std::int64_t first, std::int64_t last, std::int64
 void ColumnLoop::run_phase(const Phase& phase) {
     const std::int64_t depth = phase.to - phase.from, width = phase.last - phase.first;
     const std::int64_t stride = ((phase.round ? phase.last : phase.to) - phase.from) * strip_width;
-    if (width > 0) pack_upper(phase.from, phase.round ? phase.last : phase.to, phase.first, phase.last);
-    const auto update = [&](std::int64_t p) {
-        if (depth > 0 && width > 0)
-            kernel_.subtract(work_.packed, stride, depth, width, panel(p) + phase.from * lanes,
-                             panel(p) + phase.first * lanes);
-    };
+    if (width > 0)
+        panels_.pack_upper(problem_.upper, phase.from, phase.round ? phase.last : phase.to, phase.first, phase.last);
+    const auto update = [&](std::int64_t p) { panels_.subtract(p, stride, phase.from, depth, phase.first, width); };
     const auto fit_groups = [&](const auto& fit_one) {
         for (std::int64_t c = phase.fit_first; c < phase.fit_last; c += settings_.group_size)
             fit_one(c, std::min(c + settings_.group_size, columns()), group_of_[static_cast<std::size_t>(c)],
@@ -229,7 +154,8 @@ void ColumnLoop::round(const Phase& phase, std::int64_t p) {
                       .group_of = group_of_.data(),
                       .grids = grids(p),
                       .codes = codes,
-                      .loss = loss};
+                      .loss = loss,
+                      .zeros = panels_.zeros(p)};
     kernel_.round_piece(settings_.grid, piece);
     loss_[static_cast<std::size_t>(p)] += std::accumulate(loss, loss + lanes, 0.0);
     keep(phase.first, phase.last, codes, p);
@@ -271,10 +197,10 @@ Figures ColumnLoop::run() {
     const bool whole_rows = groups() == 1 && !settings_.static_groups;
     const bool keep_dead = settings_.fit_dead && whole_rows;
     const bool has_gram = problem_.gram.data() != nullptr;
-    load_all(false, keep_dead);
-    if (has_gram) figures.energy = quadratic(false);
+    panels_.load_all(false, keep_dead);
+    if (has_gram) figures.energy = panels_.quadratic(problem_.gram, false);
     if (fixed_grids()) fit_fixed_grids();
-    if (!in_order_ || keep_dead) load_all(true, false);
+    if (!in_order_ || keep_dead) panels_.load_all(true, false);
 
     const Schedule schedule(columns(), fixed_grids() ? 0 : settings_.group_size, settings_.stale_block);
     for (const Phase& phase : schedule.phases()) run_phase(phase);
@@ -284,7 +210,7 @@ Figures ColumnLoop::run() {
     parallel_(panels(), [&](std::int64_t p) { residuals[static_cast<std::size_t>(p)] = residual(p); });
     figures.residual = std::accumulate(residuals.begin(), residuals.end(), 0.0);
     if (settings_.refine > 0) {
-        const double undamped = quadratic(true);  // the panels hold W − Ŵ
+        const double undamped = panels_.quadratic(problem_.gram, true);  // the panels hold W − Ŵ
         figures.loss = 0.5 * (undamped + problem_.lambda * figures.residual);
     } else {
         figures.loss = std::accumulate(loss_.begin(), loss_.end(), 0.0);
@@ -298,7 +224,7 @@ Figures ColumnLoop::run() {
 
 /// The panel of W − Ŵ, in the order of the loop.
 void ColumnLoop::load_residual(std::int64_t p) const {
-    load(p, true, false);
+    panels_.load(p, true, false);
     const std::int64_t top = p * lanes, count = std::min<std::int64_t>(lanes, rows() - top);
     for (std::int64_t k = 0; k < columns(); ++k) {
         const PanelGrid& grid = grids(p)[group_of_[static_cast<std::size_t>(k)]];
@@ -317,7 +243,7 @@ void ColumnLoop::refine() {
     for (int sweep = 0; sweep < settings_.refine; ++sweep) {
         for (std::int64_t first = 0; first < columns(); first += width) {
             const std::int64_t last = std::min(first + width, columns());
-            pack_gram(0, columns(), first, last, true);
+            panels_.pack_gram(problem_.gram, 0, columns(), first, last, true);
             for (std::int64_t r = first; r < last; ++r)
                 for (std::int64_t c = first; c < last; ++c)
                     work_.block[(r - first) * (last - first) + c - first] =
@@ -349,7 +275,8 @@ void ColumnLoop::descend(std::int64_t first, std::int64_t last, std::int64_t p) 
                                      .refit = one_group,
                                      .residual = residual,
                                      .gradient = gradient,
-                                     .codes = codes});
+                                     .codes = codes,
+                                     .zeros = panels_.zeros(p) ? panels_.zeros(p) + first : nullptr});
     keep(first, last, codes, p);
 }
 

@@ -6,11 +6,22 @@
 #include <span>
 #include <vector>
 
+#include "kerf/panel.hpp"
 #include "kerf/tensor.hpp"
 #include "kernel.hpp"
 #include "schedule.hpp"
 
 namespace kerf::gptq {
+
+/// What this processor can run, the best one last.
+inline std::vector<const Kernel*> kernels() {
+    std::vector<const Kernel*> found{&portable_kernel()};
+#ifdef KERF_KERNELS_X86
+    if (best_isa() >= Isa::avx2) found.push_back(&avx2_kernel());
+    if (best_isa() >= Isa::avx512) found.push_back(&avx512_kernel());
+#endif
+    return found;
+}
 
 struct Settings {
     GridOptions grid;
@@ -20,6 +31,7 @@ struct Settings {
     bool weighted = true;          ///< the grid search weighs column c with 1/U_cc²
     std::int64_t stale_block = 0;  ///< > 0: group grids see the updates of whole blocks of this size only
     bool fit_dead = false;         ///< a whole row's grid covers columns without influence, too
+    bool keep_zeros = false;       ///< a weight that is exactly 0 stays 0
     int refine = 0;                ///< sweeps of coordinate descent after the loop
 };
 
@@ -34,15 +46,16 @@ struct Problem {
 
 /// Memory that the loop works in, from `work_sizes`.
 struct Work {
-    float* panels;     ///< all weights, [ceil(out / lanes)][in][lanes]
-    float* packed;     ///< a piece of U or H in strips
-    PanelGrid* grids;  ///< [ceil(out / lanes)][groups]
-    float* block;      ///< [piece_width][piece_width], only with settings.refine
+    float* panels;         ///< all weights, [ceil(out / lanes)][in][lanes]
+    float* packed;         ///< a piece of U or H in strips
+    PanelGrid* grids;      ///< [ceil(out / lanes)][groups]
+    float* block;          ///< [piece_width][piece_width], only with settings.refine
+    std::uint32_t* zeros;  ///< [ceil(out / lanes)][in] bits of rows, only with settings.keep_zeros
 };
 struct WorkSizes {
-    std::int64_t panels, packed, grids, block;
+    std::int64_t panels, packed, grids, block, zeros;
     std::int64_t bytes() const {
-        return 4 * (panels + packed + block) + static_cast<std::int64_t>(sizeof(PanelGrid)) * grids;
+        return 4 * (panels + packed + block + zeros) + static_cast<std::int64_t>(sizeof(PanelGrid)) * grids;
     }
 };
 WorkSizes work_sizes(const Settings& settings, Shape weight);
@@ -62,9 +75,6 @@ struct Figures {
     double error = 0;     ///< tr(R H Rᵀ) / tr(W H Wᵀ); 0 without H
 };
 
-/// body(i) for i in [0, n), in any order and number of threads.
-using Parallel = std::function<void(std::int64_t n, const std::function<void(std::int64_t)>& body)>;
-
 /// GPTQ's column loop (Algorithm 1 of arXiv 2210.17323) for one layer. The inner loop of the paper goes over columns
 /// for all rows; here a panel of 32 rows lies transposed, so that a column is a few registers, and updates are applied
 /// lazily as one long product a panel and piece of columns. Panels never see each other: the bytes do not depend on
@@ -79,19 +89,14 @@ public:
 private:
     std::int64_t rows() const { return problem_.weight.rows(); }
     std::int64_t columns() const { return problem_.weight.columns(); }
-    std::int64_t panels() const { return (rows() + lanes - 1) / lanes; }
+    std::int64_t panels() const { return panels_.count(); }
     std::int64_t groups() const { return (columns() + settings_.group_size - 1) / settings_.group_size; }
     bool fixed_grids() const { return settings_.static_groups || groups() == 1; }
-    float* panel(std::int64_t p) const { return work_.panels + p * columns() * lanes; }
+    float* panel(std::int64_t p) const { return panels_.panel(p); }
     PanelGrid* grids(std::int64_t p) const { return work_.grids + p * groups(); }
-    std::int64_t original(std::int64_t place) const { return problem_.order[static_cast<std::size_t>(place)]; }
+    std::int64_t original(std::int64_t place) const { return panels_.original(place); }
 
     void number_groups();
-    void load(std::int64_t p, bool ordered, bool keep_dead) const;
-    void load_all(bool ordered, bool keep_dead) const;
-    void pack_upper(std::int64_t from, std::int64_t to, std::int64_t first, std::int64_t last) const;
-    void pack_gram(std::int64_t from, std::int64_t to, std::int64_t first, std::int64_t last, bool ordered) const;
-    double quadratic(bool ordered) const;
     void fit_fixed_grids() const;
     void fit(std::int64_t first, std::int64_t last, std::int64_t group, const float* importance) const;
     void fit_over_rows(std::int64_t first, std::int64_t last, std::int64_t group, const float* importance) const;
@@ -111,6 +116,7 @@ private:
     const Work work_;
     const Result result_;
     const Parallel parallel_;
+    Panels panels_;
     bool in_order_;                         ///< order is 0, 1, 2, …
     std::vector<std::int32_t> group_of_;    ///< by place
     std::vector<std::int32_t> group_from_;  ///< by original column

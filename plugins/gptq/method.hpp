@@ -49,6 +49,8 @@ public:
             .one_of({"auto", "float16", "float32"})
             .help("what scales are rounded to before use; auto: float16, as packed formats store them");
         s("least_zero", &Options::least_zero).within(0, 1).help("smallest zero point; format gptq (v1) cannot store 0");
+        s("keep_zeros", &Options::keep_zeros)
+            .help("weights that are exactly 0 stay 0, so that what an earlier stage pruned stays pruned");
         s("compatibility", &Options::compatibility).help("round as IST-DASLab's gptq does, its oddities included");
     }
 
@@ -81,19 +83,16 @@ public:
         const auto panels = job.buffer<float>(sizes.panels), packed = job.buffer<float>(sizes.packed);
         const auto grids = job.buffer<PanelGrid>(sizes.grids);
         const auto block = sizes.block > 0 ? job.buffer<float>(sizes.block) : Buffer<float>();
+        const auto zeros = sizes.zeros > 0 ? job.buffer<std::uint32_t>(sizes.zeros) : Buffer<std::uint32_t>();
         GroupAffine quantised(shape, opt.trits ? 2 : opt.bits, settings.group_size, job);
         auto dense = opt.trits ? job.matrix<float>(shape) : Matrix<float>();
 
-        const Problem problem{weight, factor.upper, gram.matrix(), factor.order, factor.dead, lambda_of(gram, factor)};
-        const Work work{panels.data(), packed.data(), grids.data(), block.data()};
+        const Problem problem{weight, factor.upper, gram.matrix(), factor.order, factor.dead, factor.lambda(gram)};
+        const Work work{panels.data(), packed.data(), grids.data(), block.data(), zeros.data()};
         const Result result{quantised.codes(), dense.view(), quantised.scales(), quantised.zeros(),
                             quantised.group_index()};
-        const Parallel parallel = [&job](std::int64_t n, const std::function<void(std::int64_t)>& body) {
-            job.parallel_for(n, 1, [&](kerf::Range range) {
-                for (const auto i : range) body(i);
-            });
-        };
-        const Figures figures = ColumnLoop(*kernels().back(), settings, problem, work, result, parallel).run();
+        const Figures figures =
+            ColumnLoop(*kernels().back(), settings, problem, work, result, parallel_over(job)).run();
         job.metric("loss", figures.loss);
         job.metric("error", figures.error);
         job.metric("damp", factor.damp);
@@ -102,15 +101,6 @@ public:
             layer.replace(std::move(dense));
         else
             layer.replace(std::move(quantised));
-    }
-
-private:
-    /// What factor() added to the diagonal; columns without influence count as 1 in the mean (see abi.h).
-    static double lambda_of(const Gram& gram, const Factor& factor) {
-        double sum = 0;
-        for (std::int64_t i = 0; i < gram.size(); ++i)
-            sum += factor.dead[static_cast<std::size_t>(i)] ? 1.0 : static_cast<double>(gram.matrix()(i, i));
-        return gram.size() > 0 ? factor.damp * sum / static_cast<double>(gram.size()) : 0;
     }
 };
 

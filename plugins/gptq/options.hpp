@@ -30,6 +30,7 @@ struct Options {
     int refine = 0;
     std::string scale_dtype = "auto";
     int least_zero = 1;
+    bool keep_zeros = true;
     bool compatibility = false;
 };
 
@@ -89,6 +90,8 @@ inline Settings settings_of(const Options& o, std::int64_t columns) {
     s.weighted = weighted;
     s.stale_block = reference ? o.block_size : 0;
     s.fit_dead = reference;
+    // The reference knows no zeros that have to stay.
+    s.keep_zeros = o.keep_zeros && !reference;
     s.refine = o.refine;
     return s;
 }

@@ -220,9 +220,20 @@ static void sizes_of(const magnitude* self, int64_t rows, int64_t columns, size_
     sizes[2] = by_layer ? (size_t)rows * sizeof(int64_t) : 0;
 }
 
+/* A pattern has to divide the width; found when costs are asked for, before any work. */
+static kerf_code check_width(const magnitude* self, int64_t columns, kerf_error* error) {
+    if (self->m == 0 || columns % self->m == 0) return KERF_OK;
+    return fail(error, KERF_E_ARGUMENT,
+                "pattern = \"%lld:%lld\" needs a multiple of %lld columns, this weight has %lld; "
+                "exclude it",
+                (long long)self->n, (long long)self->m, (long long)self->m, (long long)columns);
+}
+
 static kerf_code cost(void* self, const kerf_linear_shape* shape, kerf_cost* out, kerf_error* error) {
     static const kerf_text layout = TEXT("dense/1");
     if (out->struct_size < sizeof(kerf_cost)) return fail(error, KERF_E_VERSION, "the host's cost table is too small");
+    const kerf_code code = check_width(self, shape->in_features, error);
+    if (code != KERF_OK) return code;
     size_t sizes[3];
     sizes_of(self, shape->out_features, shape->in_features, sizes);
     out->bits = 0;
@@ -282,11 +293,8 @@ static kerf_code compress(void* self, kerf_job* job, kerf_layer* layer, kerf_err
     w.stride = weight->strides[0];
     w.rows = weight->shape[0];
     w.columns = weight->shape[1];
-    if (m->m > 0 && w.columns % m->m != 0)
-        return fail(error, KERF_E_ARGUMENT,
-                    "pattern = \"%lld:%lld\" needs a multiple of %lld columns, this weight has %lld; "
-                    "exclude it",
-                    (long long)m->n, (long long)m->m, (long long)m->m, (long long)w.columns);
+    code = check_width(m, w.columns, error);
+    if (code != KERF_OK) return code;
 
     size_t sizes[3];
     void* memory[3] = {0};
@@ -312,7 +320,7 @@ static const kerf_method method = {
     .version = TEXT("1.0.0"),
     .summary = TEXT("Pruning of the smallest weights, unstructured or N:M, without calibration"),
     .options_schema = {schema, sizeof(schema) - 1},
-    .capabilities = KERF_CAN_PARALLEL_LAYERS | KERF_CAN_RESUME,
+    .capabilities = KERF_CAN_PARALLEL_LAYERS | KERF_CAN_RESUME | KERF_PRUNES,
     .needs = 0,
     .create = create,
     .cost = cost,

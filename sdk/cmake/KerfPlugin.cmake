@@ -50,3 +50,24 @@ function(kerf_add_plugin name)
     endif()
     install(TARGETS ${name} LIBRARY DESTINATION ${KERF_PLUGIN_INSTALL_DIR})
 endfunction()
+
+# kerf_kernel_sources(TARGET)
+#
+# Adds the target's kernels, one body compiled once for each instruction set: kernel_portable.cpp and, on x86,
+# kernel_avx2.cpp and kernel_avx512.cpp, which include kernel_body.inl (see kerf/panel_kernels.hpp). KERF_KERNELS_X86 says in
+# the source that the last two are there; kerf::best_isa() says which of them the processor can run.
+function(kerf_kernel_sources target)
+    # Fused multiply-adds only where the source says so, and no reordering: every instruction set gives the same bytes. The
+    # other two let min, max and rounding become vector instructions.
+    target_compile_options(${target} PRIVATE -O3 -ffp-contract=off -fno-math-errno -fno-trapping-math)
+    target_sources(${target} PRIVATE kernel_portable.cpp)
+    if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
+        target_sources(${target} PRIVATE kernel_avx2.cpp kernel_avx512.cpp)
+        target_compile_definitions(${target} PUBLIC KERF_KERNELS_X86)
+        set_source_files_properties(kernel_avx2.cpp PROPERTIES COMPILE_OPTIONS "-mavx2;-mfma")
+        set_source_files_properties(kernel_avx512.cpp PROPERTIES COMPILE_OPTIONS
+            "-mavx512f;-mavx512vl;-mavx512dq;-mavx512bw;-mavx2;-mfma;-mprefer-vector-width=512")
+    endif()
+    set_source_files_properties(kernel_portable.cpp kernel_avx2.cpp kernel_avx512.cpp PROPERTIES
+        OBJECT_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/kernel_body.inl)
+endfunction()

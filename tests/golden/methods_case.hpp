@@ -147,6 +147,7 @@ inline Rounded run_loop(const gptq::Kernel& kernel, const gptq::Settings& settin
     const std::int64_t groups = (shape.columns + settings.group_size - 1) / settings.group_size;
     std::vector<float> panels(static_cast<std::size_t>(sizes.panels)), packed(static_cast<std::size_t>(sizes.packed)),
         block(static_cast<std::size_t>(sizes.block));
+    std::vector<std::uint32_t> zeros(static_cast<std::size_t>(sizes.zeros));
     std::vector<gptq::PanelGrid> grids(static_cast<std::size_t>(sizes.grids));
     Rounded out{Owned<std::uint8_t>(shape),
                 Owned<float>({shape.rows, groups}),
@@ -158,12 +159,13 @@ inline Rounded run_loop(const gptq::Kernel& kernel, const gptq::Settings& settin
                                 factor.order,  factor.dead,         factor.lambda};
     const gptq::Result result{out.codes.view(), out.values.view(), out.scales.view(), out.zeros.view(),
                               out.group_index};
-    const gptq::Parallel parallel = [reversed](std::int64_t n, const std::function<void(std::int64_t)>& body) {
+    const Parallel parallel = [reversed](std::int64_t n, const std::function<void(std::int64_t)>& body) {
         for (std::int64_t i = 0; i < n; ++i) body(reversed ? n - 1 - i : i);
     };
-    out.figures = gptq::ColumnLoop(kernel, settings, problem,
-                                   {panels.data(), packed.data(), grids.data(), block.data()}, result, parallel)
-                      .run();
+    out.figures =
+        gptq::ColumnLoop(kernel, settings, problem,
+                         {panels.data(), packed.data(), grids.data(), block.data(), zeros.data()}, result, parallel)
+            .run();
     return out;
 }
 

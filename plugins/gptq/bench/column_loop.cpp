@@ -14,6 +14,7 @@
 namespace {
 
 using namespace kerf::gptq;
+using kerf::Parallel, kerf::strip_width;
 
 double seconds_of(const auto& work) {
     const std::clock_t start = std::clock();
@@ -82,8 +83,8 @@ void measure_loop(const Kernel& kernel, const Case& c, const char* what, const S
         for (std::int64_t i = 0; i < n; ++i) body(i);
     };
     const double seconds = seconds_of([&] {
-        ColumnLoop(kernel, settings, problem, {panels.data(), packed.data(), grids.data(), block.data()}, result,
-                   serial)
+        ColumnLoop(kernel, settings, problem, {panels.data(), packed.data(), grids.data(), block.data(), nullptr},
+                   result, serial)
             .run();
     });
     const double operations = static_cast<double>(c.rows * c.columns) * static_cast<double>(c.columns);

@@ -115,6 +115,7 @@ typedef struct kerf_replacement {
 enum { /* kerf_method.capabilities */
     KERF_CAN_PARALLEL_LAYERS = 1u << 0, /* compress() of one instance may run for several layers at once */
     KERF_CAN_RESUME = 1u << 1,          /* same inputs, same bytes: a resumed run equals an uninterrupted one */
+    KERF_PRUNES = 1u << 2,              /* removes weights: a host refuses it on weights that lie in integer codes */
 };
 enum { /* kerf_method.needs */
     KERF_NEEDS_INPUT_GRAM = 1u << 0, /* H = (1/T) sum_t x_t x_t^T over the T calibration tokens of the layer's input */

@@ -13,7 +13,8 @@ namespace kerf::inline v1 {
 /// What a method declares as `static constexpr auto can = …`.
 enum Capability : std::uint64_t {
     ParallelLayers = KERF_CAN_PARALLEL_LAYERS,  ///< compress() of one instance may run for several layers at once
-    Resumable = KERF_CAN_RESUME                 ///< same inputs, same bytes
+    Resumable = KERF_CAN_RESUME,                ///< same inputs, same bytes
+    Prunes = KERF_PRUNES                        ///< removes weights; refused on weights that lie in integer codes
 };
 constexpr Capability operator|(Capability a, Capability b) {
     return static_cast<Capability>(static_cast<std::uint64_t>(a) | static_cast<std::uint64_t>(b));

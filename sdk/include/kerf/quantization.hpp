@@ -188,6 +188,18 @@ void quantise(const GridOptions& options, const Grid<Lanes>& grid, const float* 
     }
 }
 
+/// Lanes whose bit is set get the code that stands for 0, whatever they were rounded to: the zero point of affine
+/// grids, 1 of ternary ones. Every grid has one.
+template <int Lanes, class Tag = void>
+void pin_zeros(const GridOptions& options, const Grid<Lanes>& grid, std::uint32_t zeros, float* code, float* value) {
+    static_assert(Lanes <= 32);
+    for (int l = 0; l < Lanes; ++l) {
+        const bool zero = (zeros >> l & 1u) != 0;
+        code[l] = zero ? (options.ternary ? 1.0f : grid.zero[l]) : code[l];
+        value[l] = zero ? 0.0f : value[l];
+    }
+}
+
 /// error[l] = Σ over columns of importance[c] · |quantised − w|^norm. importance NULL = all 1.
 template <int Lanes, class Tag = void>
 void rounding_error(const GridOptions& options, const Grid<Lanes>& grid, const float* panel, std::int64_t columns,
