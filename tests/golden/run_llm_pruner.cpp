@@ -96,7 +96,8 @@ std::vector<std::int64_t> removed_of(const Pruned& pruned, const std::string& ax
 }
 
 std::string hash(const json& list) {
-    return sha256(std::as_bytes(std::span(list.dump()))).substr(0, 16);
+    const std::string text = list.dump();
+    return sha256(std::as_bytes(std::span(text))).substr(0, 16);
 }
 
 /// Whether all index sets are the golden ones.
