@@ -233,19 +233,6 @@ struct Program::Impl {
         }
         internal_error("op ", op_name(op.kind), " has no single float input");
     }
-
-    at::Tensor gather(const Op& op, std::span<const std::int64_t> ids) const {
-        at::Tensor rows = at::empty({std::int64_t(ids.size()), op.columns}, at::kFloat);
-        for (std::size_t i = 0; i < ids.size(); ++i) {
-            const std::int64_t row = ids[i] + op.offset;
-            if (row < 0 || row >= op.rows)
-                bad_input(op.weight, ": ", op.in[0] == "tokens" ? "token id " : "position ", ids[i],
-                          " is past the table's ", op.rows, " rows");
-            source.row(op.weight, row,
-                       {rows.data_ptr<float>() + std::int64_t(i) * op.columns, std::size_t(op.columns)});
-        }
-        return rows.to(scalar_type(compute));
-    }
 };
 
 Program::Program(std::vector<Op> ops, const WeightSource& weights, DType compute, std::int64_t length)
@@ -329,8 +316,9 @@ Value Program::embed(std::span<const std::int64_t> ids, Batch batch, const std::
             continue;
         }
         Value value;
-        value.impl_ = std::make_shared<Value::Impl>(
-            Value::Impl{impl_->gather(op, op.in[0] == "tokens" ? ids : std::span<const std::int64_t>(positions))});
+        value.impl_ = std::make_shared<Value::Impl>(Value::Impl{
+            tensor_ops::gather(op, op.in[0] == "tokens" ? ids : std::span<const std::int64_t>(positions), impl_->source)
+                .to(scalar_type(impl_->compute))});
         values.insert_or_assign(op.out[0], std::move(value));
     }
     return values.at(result);

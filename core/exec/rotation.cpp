@@ -28,14 +28,19 @@ Rotation::Rotation(const Op& op, std::int64_t length) {
         long_.fill(inverse_frequencies(op, true), length, scaling.attention_factor);
 }
 
-void Rotation::apply(const Op& op, Batch batch, float* values) const {
-    const bool beyond = op.scaling.kind == RopeScaling::Kind::longrope && batch.length > op.scaling.original_positions;
+Rotation::Angles Rotation::angles(const Op& op, std::int64_t length) const {
+    const bool beyond = op.scaling.kind == RopeScaling::Kind::longrope && length > op.scaling.original_positions;
     const Table& table = beyond ? long_ : table_;
+    return {table.cosine, table.sine};
+}
+
+void Rotation::apply(const Op& op, Batch batch, float* values) const {
+    const auto [cosine, sine] = angles(op, batch.length);
     const std::int64_t half = op.rotary_dim / 2;
     const std::int64_t step = op.interleaved ? 2 : 1, apart = op.interleaved ? 1 : half;
     for (std::int64_t token = 0; token < batch.tokens(); ++token) {
-        const float* c = table.cosine.data() + token % batch.length * half;
-        const float* s = table.sine.data() + token % batch.length * half;
+        const float* c = cosine.data() + token % batch.length * half;
+        const float* s = sine.data() + token % batch.length * half;
         for (std::int64_t head = 0; head < op.heads; ++head) {
             float* at = values + (token * op.heads + head) * op.head_dim;
             for (std::int64_t i = 0; i < half; ++i) {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include "core/exec/program.hpp"
@@ -15,6 +16,12 @@ public:
 
     /// In place on float32 [samples · length, heads · head_dim].
     void apply(const Op& op, Batch batch, float* values) const;
+
+    /// What windows of `length` turn by: float32 [at least length, rotary_dim / 2] each, valid as long as this.
+    struct Angles {
+        std::span<const float> cosine, sine;
+    };
+    Angles angles(const Op& op, std::int64_t length) const;
 
 private:
     /// float32 [positions, rotary_dim / 2]

@@ -19,9 +19,10 @@ namespace kerf::core {
 /// efficient matrix products. The cut depends on the windows alone.
 class Units {
 public:
-    explicit Units(const Windows& windows)
+    /// At most `tokens` tokens to a unit, but one window at least.
+    explicit Units(const Windows& windows, std::int64_t tokens = unit_tokens)
         : windows_(&windows),
-          per_unit_(std::max<std::int64_t>(1, unit_tokens / std::max<std::int64_t>(1, windows.length))) {}
+          per_unit_(std::max<std::int64_t>(1, tokens / std::max<std::int64_t>(1, windows.length))) {}
 
     std::int64_t count() const { return (windows_->samples + per_unit_ - 1) / per_unit_; }
     std::int64_t tokens() const { return windows_->samples * windows_->length; }

@@ -23,6 +23,18 @@ at::Tensor rows_of(const at::Tensor& routing, std::int64_t expert) {
 
 }  // namespace
 
+at::Tensor gather(const Op& op, std::span<const std::int64_t> ids, const WeightSource& source) {
+    at::Tensor rows = at::empty({std::int64_t(ids.size()), op.columns}, at::kFloat);
+    for (std::size_t i = 0; i < ids.size(); ++i) {
+        const std::int64_t row = ids[i] + op.offset;
+        if (row < 0 || row >= op.rows)
+            bad_input(op.weight, ": ", op.in[0] == "tokens" ? "token id " : "position ", ids[i],
+                      " is past the table's ", op.rows, " rows");
+        source.row(op.weight, row, {rows.data_ptr<float>() + std::int64_t(i) * op.columns, std::size_t(op.columns)});
+    }
+    return rows;
+}
+
 at::Tensor activate(ActivationKind kind, const at::Tensor& x) {
     switch (kind) {
         case ActivationKind::silu:

@@ -4,11 +4,17 @@
 
 #include <ATen/ATen.h>
 
+#include <span>
 #include <vector>
 
+#include "core/exec/program.hpp"
 #include "core/graph/graph.hpp"
 
 namespace kerf::core::tensor_ops {
+
+/// The rows of an embedding op's table that ids (or positions) ask for, float32 [ids, width]. Error(input) for an id
+/// past the table.
+at::Tensor gather(const Op& op, std::span<const std::int64_t> ids, const WeightSource& source);
 
 at::Tensor activate(ActivationKind kind, const at::Tensor& x);
 
