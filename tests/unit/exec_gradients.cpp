@@ -157,12 +157,13 @@ TEST_P(Gradient, SquaresAreTheMeanOfSquaredGradientsOfSingleWindows) {
         ASSERT_EQ(gradient.squares.size(), expected.size()) << name;
         const double largest = *std::max_element(expected.begin(), expected.end());
         for (std::size_t i = 0; i < expected.size(); ++i)
-            ASSERT_NEAR(double(gradient.squares[i]), expected[i], 1e-5 * largest) << name << " at " << i;
+            ASSERT_NEAR(double(gradient.squares[i]), expected[i], 1e-5 * largest + 1e-15) << name << " at " << i;
+        // 1e-8: gradients that cancel (a key's bias moves no softmax) are sums of roundings of larger terms.
         const auto& mean = plain.gradients.at(name).mean;
         double most = 0;
         for (const float value : mean) most = std::max(most, std::abs(double(value)));
         for (std::size_t i = 0; i < mean.size(); ++i)
-            ASSERT_NEAR(double(gradient.mean[i]), double(mean[i]), 1e-5 * most) << name << " at " << i;
+            ASSERT_NEAR(double(gradient.mean[i]), double(mean[i]), 1e-5 * most + 1e-8) << name << " at " << i;
     }
 }
 
