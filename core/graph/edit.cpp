@@ -189,6 +189,15 @@ Edit zero(const Graph& graph, const std::vector<Axis>& axes, std::span<const Rem
     return edit;
 }
 
+Edit keep_blocks(const Graph& graph, std::int64_t count) {
+    const auto blocks = std::int64_t(graph.blocks.size());
+    if (count < 1 || count > blocks)
+        bad_input("a model of ", blocks, " layers cannot keep the first ", count, "; from 1 to ", blocks, " can stay");
+    Edit out{graph, {}};
+    out.graph.blocks.resize(std::size_t(count));
+    return out;
+}
+
 Edit mask(const Graph& graph, std::string_view linear, const std::vector<bool>& keep) {
     const Op* op = linear_named(graph, linear);
     if (op == nullptr) bad_input("the model has no linear \"", linear, "\"; kerf inspect MODEL lists them");

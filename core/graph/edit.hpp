@@ -47,6 +47,10 @@ Edit remove(const Graph& graph, const std::vector<Axis>& axes, std::span<const R
 /// router, which the graph gets when it has none. The same errors as remove().
 Edit zero(const Graph& graph, const std::vector<Axis>& axes, std::span<const Removal> removals);
 
+/// The graph with its first `count` blocks, of which at least one has to stay. Error(input) for a count that it has
+/// not.
+Edit keep_blocks(const Graph& graph, std::int64_t count);
+
 /// Elements of one linear's weight that become 0. `keep`: [out, in] row-major, whatever the file's layout.
 /// Error(input) for an unknown linear or a mask of another size.
 Edit mask(const Graph& graph, std::string_view linear, const std::vector<bool>& keep);

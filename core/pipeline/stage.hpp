@@ -30,6 +30,9 @@ public:
     };
     Cost cost(const std::string& linear, std::int64_t out, std::int64_t in, std::int64_t tokens) const;
     void compress(kerf_job* job, kerf_layer* layer) const;
+    /// Scope MODEL: what plan_axes() and prune_model() say.
+    std::vector<kerf_axis_plan> plan(const std::vector<kerf_axis_shape>& axes) const;
+    void prune(kerf_job* job, kerf_model* model) const;
     const nlohmann::json& options() const noexcept { return options_; }
     const MethodComponent& method() const noexcept { return method_; }
     bool needs_gram() const noexcept { return (method_.table->needs & KERF_NEEDS_INPUT_GRAM) != 0; }

@@ -151,7 +151,9 @@ const void* host_extension(const kerf_host*, kerf_text id, std::uint32_t min_siz
                                        service("kerf.curvature/1", curvature_table),
                                        service("kerf.linalg/1", linalg_table), service("kerf.random/1", random_table),
                                        service("kerf.metrics/1", metrics_table),
-                                       service("kerf.structure/1", structure_table)};
+                                       service("kerf.structure/1", structure_table),
+                                       service("kerf.model/1", model_table),
+                                       service("kerf.gradients/1", gradients_table)};
     for (const auto& known : services)
         if (known.id == view_of(id) && known.size >= min_size) return known.table;
     return nullptr;

@@ -52,5 +52,7 @@ extern const kerf_random_1 random_table;
 extern const kerf_curvature_1 curvature_table;
 extern const kerf_metrics_1 metrics_table;
 extern const kerf_structure_1 structure_table;
+extern const kerf_model_1 model_table;
+extern const kerf_gradients_1 gradients_table;
 
 }  // namespace kerf::core

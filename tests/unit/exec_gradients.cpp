@@ -8,6 +8,7 @@
 #include <random>
 
 #include "core/exec/gradient_sweep.hpp"
+#include "core/graph/cost.hpp"
 #include "core/support/error.hpp"
 #include "core/support/parallel.hpp"
 #include "tests/unit/small_graphs.hpp"
@@ -210,6 +211,25 @@ TEST(GradientSweep, GivesWhatIsWantedAloneAndTheSameForIt) {
         sweep(graph, weights, windows, false, [](const std::string& name) { return name == "layers.1.k.weight"; });
     ASSERT_EQ(some.order, std::vector<std::string>{"layers.1.k.weight"});
     EXPECT_EQ(some.gradients.at("layers.1.k.weight").mean, all.gradients.at("layers.1.k.weight").mean);
+}
+
+TEST(GradientCost, CountsWhatASweepHolds) {
+    const Graph graph = small::gqa();
+    const auto cost = [&](const std::string& start, bool squares, std::int64_t threads) {
+        SweepRequest request;
+        request.wanted = [&](const std::string& name) { return name.starts_with(start); };
+        request.squares = squares;
+        return sweep_cost(graph, 8, 32, request, threads);
+    };
+    const SweepCost all = cost("", false, 1), top = cost("layers.1", false, 1);
+    EXPECT_GT(cost("", false, 4).memory_bytes, all.memory_bytes);
+    // Three states that enter pieces, the gradient on its way, and a tied table's rows.
+    EXPECT_EQ(all.disk_bytes, std::uint64_t(8 * 32 * small::hidden * 4 * 5));
+    EXPECT_LT(top.disk_bytes, all.disk_bytes);
+    EXPECT_LT(top.flops, all.flops);  // the first block is not gone back through
+    const double forward = cost_of(graph, 32).total.prefill_flops * 8 * 32;
+    EXPECT_GT(all.flops, 3 * forward);
+    EXPECT_LE(all.flops, 4 * forward);
 }
 
 TEST(GradientSweep, RefusesWhatHasNoGradient) {

@@ -342,6 +342,50 @@ typedef struct kerf_metrics_1 {
     void (*metric)(kerf_job*, kerf_text name, double value);
 } kerf_metrics_1;
 
+/* "kerf.gradients/1": what the loss says about weights, by backward sweeps over the calibration windows, in prune_model().
+ * l_n is the mean cross-entropy of window n's next-token predictions, l the mean of l_n. [job thread] */
+typedef struct kerf_gradient { /* float32; a linear [out, in], a table [rows, width], a vector [1, n]; valid during take() */
+    uint32_t struct_size, reserved;
+    kerf_text tensor;
+    const DLTensor* values;  /* the tensor itself */
+    const DLTensor* mean;    /* dl/dW */
+    const DLTensor* squares; /* mean over n of (dl_n/dW)^2, elementwise; NULL unless asked for */
+} kerf_gradient;
+typedef struct kerf_sweep_request {
+    uint32_t struct_size;
+    int32_t squares;
+    int64_t first_window, windows, length; /* which windows, and how many tokens of each; 0 = all that there are */
+    const kerf_text* tensors;              /* whose gradients are wanted */
+    size_t tensor_count;
+    /* Takes each tensor once, from the head to the embedding; the host keeps nothing of it. An error ends the sweep. */
+    kerf_code (*take)(void* context, const kerf_gradient*, kerf_error*);
+    void* context;
+} kerf_sweep_request;
+typedef struct kerf_gradients_1 {
+    uint32_t struct_size, reserved;
+    /* One sweep over the model as it is after the last commit(); *loss = l. ARGUMENT without calibration windows, or for
+     * windows that are not there; NUMERIC where a loss or gradient is not finite. */
+    kerf_code (*sweep)(kerf_job*, kerf_model*, const kerf_sweep_request*, double* loss, kerf_error*);
+} kerf_gradients_1;
+
+/* "kerf.model/1": a whole model in the hands of prune_model(). [job thread] */
+typedef struct kerf_model_1 {
+    uint32_t struct_size, reserved;
+    int64_t (*parameters)(kerf_model*); /* of the model as it is after the last commit() */
+    int64_t (*blocks)(kerf_model*);
+    /* What a place's tensor belongs to: a linear's role in the graph ("q", "qkv", "gate", "gate_up", "fc1", ... or empty),
+     * "rms_norm", "layer_norm", or of tables "tokens", "tied" (tokens, and the head's weight too), "positions". Valid as
+     * long as the axis. */
+    kerf_text (*kind)(kerf_model*, kerf_axis*, int64_t place);
+    /* Carries the removals out: the model is smaller from now on, its axes are new ones with units numbered anew, and
+     * handles of the old ones are spent. What is not committed when prune_model() returns is committed then.
+     * keep_divisor = 1: norms go on dividing by the number of features that there were, so that removing is zeroing;
+     * 0: by the number of those that stay. */
+    kerf_code (*commit)(kerf_model*, int32_t keep_divisor, kerf_error*);
+    /* Keeps the first `count` blocks and drops the rest; committed at once. */
+    kerf_code (*keep_blocks)(kerf_model*, int64_t count, kerf_error*);
+} kerf_model_1;
+
 #ifdef __cplusplus
 }
 #endif
