@@ -14,6 +14,7 @@ namespace kerf::core {
 struct Prepared {
     Model model;
     std::vector<Stage> stages;
+    std::vector<Model> models;  ///< what each stage starts from, as far as it is known before the run; and the result
     std::map<std::string, Windows> evaluation;  ///< by name
     Plan plan;
 };

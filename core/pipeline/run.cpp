@@ -5,6 +5,7 @@
 
 #include "core/eval/evaluate.hpp"
 #include "core/graph/cost.hpp"
+#include "core/pipeline/basis_stage.hpp"
 #include "core/pipeline/block_runner.hpp"
 #include "core/pipeline/journal.hpp"
 #include "core/pipeline/prepared.hpp"
@@ -114,12 +115,17 @@ private:
     void work();
     void evaluate_before();
     Model run_stage(std::size_t index, const Model& input);
+    Model run_bases(std::size_t index, const Model& input, const fs::path& folder, bool last);
+    BasisStage surveyed(std::size_t index, const Model& input, const fs::path& scratch);
+    BasisRunner::Hooks basis_hooks(std::size_t index, const BasisStage& stage);
+    void write_turned(std::size_t index, std::size_t block, ResultWriter& writer);
+    void resolve_again(std::size_t first, const Model& input);
     void run_blocks(std::size_t index, const Model& input, const OutputLayout& layout, const fs::path& folder);
     void copy_outside(std::size_t index, ResultWriter& writer, const OutputLayout& layout);
     BlockRunner::Hooks hooks(ResultWriter& writer, json& linears);
     Model finish_block_states(std::size_t index, const Model& input, const fs::path& folder) const;
     void evaluate_after(const Model& result);
-    void write_side_files(const OutputLayout& layout);
+    void write_side_files(const Model& model, const OutputLayout& layout);
     void finish();
     void publish();
 
@@ -130,6 +136,7 @@ private:
     Meter meter_;
     fs::path partial_;
     std::optional<Journal> journal_;
+    std::optional<Model> result_;  ///< once all stages are done
     json provenance_, report_;
 };
 
@@ -222,7 +229,11 @@ void Run::work() {
     for (std::size_t index = 0; index < passes; ++index) {
         Model next = run_stage(index, current);
         current = std::move(next);
+        if (index + 1 < passes && graph_json(current.graph()) != graph_json(prepared_.models[index + 1].graph()))
+            resolve_again(index + 1, current);
     }
+    report_["parameters"]["after"] = current.parameters();
+    result_ = current;
     evaluate_after(current);
 }
 
@@ -251,9 +262,11 @@ Model Run::run_stage(std::size_t index, const Model& input) {
     const bool last = index + 1 >= prepared_.stages.size();
     const fs::path folder = last ? partial_ : partial_ / text("stage-", index);
     if (!last) fs::create_directories(folder);
+    if (index < prepared_.stages.size() && prepared_.stages[index].bases) return run_bases(index, input, folder, last);
     const OutputLayout layout = layout_of(recipe_, prepared_, index, input);
+    report_["bytes"]["after"] = layout.shards().total_bytes();
     if (last)
-        write_side_files(layout);
+        write_side_files(input, layout);
     else
         write_atomically(folder / "config.json", input.config().dump());
     run_blocks(index, input, layout, folder);
@@ -271,6 +284,98 @@ Model Run::run_stage(std::size_t index, const Model& input) {
                                      {"linears", linears}});
     }
     return input.with_weights(Checkpoint::open(folder));
+}
+
+/// A survey may have given other sizes than were planned: what comes later is checked against what there is.
+void Run::resolve_again(std::size_t first, const Model& input) {
+    for (std::size_t index = first; index < prepared_.stages.size(); ++index) {
+        const Model& from = index == first ? input : prepared_.models[index];
+        prepared_.models[index] = from;
+        prepared_.stages[index] = resolve_stage(recipe_, index, from, components_);
+        const auto& bases = prepared_.stages[index].bases;
+        prepared_.models[index + 1] = bases ? bases->result : from;
+    }
+}
+
+BasisRunner::Hooks Run::basis_hooks(std::size_t index, const BasisStage& stage) {
+    return {.chosen =
+                [this, index, &stage](std::size_t position, const std::map<std::string, double>& metrics) {
+                    const auto& at = stage.stream.positions[position];
+                    json line{{"name", at.name}, {"block", at.block}, {"of", at.features}};
+                    for (const auto& [key, value] : metrics) line[key] = value;
+                    journal_->add(
+                        {{"kind", text("position ", position)}, {"stage", index}, {"block", -1}, {"figures", line}});
+                    meter_.detail(at.name);
+                },
+            .progress = [this](double flops) { meter_.add(flops); },
+            .log = [this](int level, const std::string& message) { meter_.log(level, message); },
+            .check_cancelled = [this] { meter_.check_cancelled(); }};
+}
+
+/// The stage over the weights that it really starts from, with the sizes that a survey gives where there is one.
+BasisStage Run::surveyed(std::size_t index, const Model& input, const fs::path& scratch) {
+    const Stage& stage = prepared_.stages[index];
+    const std::int64_t tokens = stage.windows->samples * stage.windows->length;
+    BasisStage planned = BasisStage::plan(stage.bases->method, input, tokens);
+    if (!planned.survey) return planned;
+    BasisRunner(planned, stage.windows.get(), recipe_.model.compute, false, scratch, partial_,
+                basis_hooks(index, planned))
+        .survey();
+    return BasisStage::plan(stage.bases->method, input, tokens);
+}
+
+void Run::write_turned(std::size_t index, std::size_t block, ResultWriter& writer) {
+    if (journal_->find("block", std::int64_t(index), std::int64_t(block))) return;
+    const auto known = writer.checksums();
+    writer.write_copied(block);
+    writer.sync();
+    json checksums = json::object();
+    for (const auto& [name, sum] : writer.checksums())
+        if (!known.contains(name)) checksums[name] = sum;
+    journal_->add({{"kind", "block"}, {"stage", index}, {"block", block}, {"checksums", checksums}});
+}
+
+Model Run::run_bases(std::size_t index, const Model& input, const fs::path& folder, bool last) {
+    const auto started = std::chrono::steady_clock::now();
+    const Stage& stage = prepared_.stages[index];
+    meter_.phase(stage.method_id);
+    const fs::path scratch = partial_ / text("bases-", index);
+    fs::create_directories(scratch);
+    BasisStage bases = surveyed(index, input, scratch);
+    const OutputLayout layout = layout_of(recipe_, prepared_, index, bases.result);
+    report_["bytes"]["after"] = layout.shards().total_bytes();
+    if (last)
+        write_side_files(bases.result, layout);
+    else
+        write_atomically(folder / "config.json", input.config().dump());
+    const bool begun = journal_->find("files", std::int64_t(index), -1) != nullptr;
+    ResultWriter writer(layout, bases.result, folder, begun);
+    if (!begun) journal_->add({{"kind", "files"}, {"stage", index}, {"block", -1}});
+
+    BasisRunner runner(bases, stage.windows.get(), recipe_.model.compute, stage.sequential != Sequential::none, scratch,
+                       partial_, basis_hooks(index, bases));
+    runner.start();
+    const std::size_t blocks = input.graph().blocks.size();
+    for (std::size_t block = 0; block < blocks; ++block) {
+        meter_.check_cancelled();
+        input.prefetch(block + 1);
+        runner.block(block);
+        write_turned(index, block, writer);
+        runner.forget(block);
+    }
+    write_turned(index, layout.outside(), writer);
+    json positions = json::array();
+    for (std::size_t p = 0; p < bases.bases.size(); ++p)
+        if (const json* entry = journal_->find(text("position ", p), std::int64_t(index), -1))
+            positions.push_back((*entry)["figures"]);
+    report_["stages"].push_back({{"method", stage.method_id},
+                                 {"version", stage.method->version},
+                                 {"options", stage.options},
+                                 {"seconds", seconds_since(started)},
+                                 {"peak_bytes", peak_resident_bytes()},
+                                 {"linears", json::array()},
+                                 {"positions", positions}});
+    return bases.result.with_weights(Checkpoint::open(folder));
 }
 
 void Run::copy_outside(std::size_t index, ResultWriter& writer, const OutputLayout& layout) {
@@ -375,8 +480,7 @@ void Run::evaluate_after(const Model& result) {
     }
 }
 
-void Run::write_side_files(const OutputLayout& layout) {
-    const Model& model = prepared_.model;
+void Run::write_side_files(const Model& model, const OutputLayout& layout) {
     write_config(partial_, output_config(model, layout), model.graph(), model.is_edited());
     if (const auto settings = layout.quantization_config(); !settings.is_null())
         write_atomically(partial_ / "quantize_config.json", settings.dump(2) + "\n");
@@ -391,8 +495,8 @@ void Run::finish() {
         if (entry.value("kind", "") == "block" && entry.value("stage", std::size_t{0}) == last)
             checksums.update(entry["checksums"]);
     const json kerf{{"kerf", version()},
-                    {"edited", prepared_.model.is_edited()},
-                    {"graph", graph_json(prepared_.model.graph())},
+                    {"edited", result_->is_edited()},
+                    {"graph", graph_json(result_->graph())},
                     {"provenance", provenance_},
                     {"crc32", checksums}};
     write_atomically(partial_ / "kerf.json", kerf.dump(1) + "\n");
@@ -406,6 +510,8 @@ void Run::finish() {
 void Run::publish() {
     for (std::size_t index = 0; index + 1 < prepared_.stages.size(); ++index)
         fs::remove_all(partial_ / text("stage-", index));
+    for (std::size_t index = 0; index < prepared_.stages.size(); ++index)
+        fs::remove_all(partial_ / text("bases-", index));
     sync_folder(partial_);
     const fs::path& output = recipe_.output.path;
     replace_folder(partial_, output);

@@ -5,6 +5,7 @@
 #include <charconv>
 #include <map>
 
+#include "core/pipeline/basis_stage.hpp"
 #include "core/plugin_api/axis.hpp"
 #include "core/plugin_api/host_table.hpp"
 #include "core/support/error.hpp"
@@ -88,10 +89,12 @@ public:
         return made;
     }
 
-    /// Without include: what blocks hold but routers. They are small, and what they choose between is not continuous.
+    /// Without include: what blocks hold but routers, which are small and choose between things that are not
+    /// continuous, and shortcuts, through which the whole residual stream goes.
     bool wanted(const Op& linear, bool in_blocks) const {
         if (any_match(spec_.exclude, linear.name)) return false;
-        return spec_.include.empty() ? in_blocks && linear.role != "router" : any_match(spec_.include, linear.name);
+        if (!spec_.include.empty()) return any_match(spec_.include, linear.name);
+        return in_blocks && linear.role != "router" && linear.role != "shortcut";
     }
 
     void check_globs(const std::vector<std::string>& linears) const {
@@ -159,6 +162,26 @@ void MethodInstance::compress(kerf_job* job, kerf_layer* layer) const {
                [&](kerf_error* error) { return method_.table->compress(self_, job, layer, error); });
 }
 
+void MethodInstance::plan_bases(const kerf_residual* residual, kerf_basis_plan* plan) const {
+    check_call(method_.id, [&](kerf_error* error) { return method_.table->bases->plan(self_, residual, plan, error); });
+}
+
+void MethodInstance::survey(kerf_job* job, const kerf_residual* residual, std::int64_t position,
+                            const kerf_covariance* covariance) const {
+    const kerf_text name = residual->positions[position].name;
+    check_call(text(std::string_view(name.data, name.size), ": ", method_.id), [&](kerf_error* error) {
+        return method_.table->bases->survey(self_, job, residual, position, covariance, error);
+    });
+}
+
+void MethodInstance::choose_basis(kerf_job* job, const kerf_residual* residual, std::int64_t position,
+                                  const kerf_covariance* covariance, DLTensor* q) const {
+    const kerf_text name = residual->positions[position].name;
+    check_call(text(std::string_view(name.data, name.size), ": ", method_.id), [&](kerf_error* error) {
+        return method_.table->bases->basis(self_, job, residual, position, covariance, q, error);
+    });
+}
+
 std::vector<const Target*> Stage::in_block(std::size_t block) const {
     std::vector<const Target*> out;
     for (const auto& target : targets)
@@ -176,6 +199,39 @@ const MethodComponent* Components::method(const std::string& id) const {
     return nullptr;
 }
 
+namespace {
+
+std::shared_ptr<const Windows> windows_of(const StageSpec& spec, const Recipe& recipe, const Model& model) {
+    const auto& source = spec.calibration ? spec.calibration : recipe.calibration;
+    if (!source)
+        bad_input(spec.location, ": ", spec.method,
+                  " needs calibration text; add a [calibration] table with source and path");
+    std::unique_ptr<Tokenizer> tokenizer;
+    if (source->source != "tokens") tokenizer = Tokenizer::open(model.folder());
+    auto windows = std::make_shared<Windows>(calibration_windows(*source, tokenizer.get(), model.graph().vocabulary));
+    model.check_length(windows->length, "calibration");
+    return windows;
+}
+
+/// A method that turns the residual stream works on the whole model.
+void resolve_bases(Stage& stage, const StageSpec& spec, const Recipe& recipe, const Model& model,
+                   std::shared_ptr<const MethodInstance> instance) {
+    if (!spec.include.empty() || !spec.exclude.empty() || !spec.overrides.empty())
+        bad_input(
+            spec.location, ": ", spec.method,
+            " turns the residual stream, which all blocks share: include, exclude and override have no meaning here");
+    for (const auto& tensor : expected_tensors(model.graph()))
+        if (model.checkpoint().storage(model.stored_name(tensor.name)).starts_with("GPTQ"))
+            bad_input(spec.location, ": ", tensor.name, " is packed; ", spec.method,
+                      " multiplies weights by a basis, which has to come before they are quantised");
+    static_cast<void>(fuse_norms(model.graph()));  // a model that cannot be turned is refused before any text is read
+    stage.windows = windows_of(spec, recipe, model);
+    const std::int64_t tokens = stage.windows->samples * stage.windows->length;
+    stage.bases = std::make_shared<const BasisStage>(BasisStage::plan(std::move(instance), model, tokens));
+}
+
+}  // namespace
+
 Stage resolve_stage(const Recipe& recipe, std::size_t index, const Model& model, const Components& components) {
     const StageSpec& spec = recipe.stages[index];
     TargetPicker picker(recipe, index, components);
@@ -183,23 +239,19 @@ Stage resolve_stage(const Recipe& recipe, std::size_t index, const Model& model,
     stage.method_id = spec.method;
     stage.method = &picker.method();
     stage.sequential = spec.sequential;
-    if (method_scope(*stage.method->table) != KERF_SCOPE_LINEARS)
+    const auto scope = method_scope(*stage.method->table);
+    if (scope != KERF_SCOPE_LINEARS && scope != KERF_SCOPE_BASES)
         bad_input(spec.location, ": ", spec.method, " works on axes, which a stage of this version cannot do");
     stage.needs_gram = (stage.method->table->needs & KERF_NEEDS_INPUT_GRAM) != 0;
     stage.options = picker.instance(spec.options.is_object() ? spec.options : json::object())->options();
 
     const Graph& graph = model.graph();
-    if (stage.needs_gram) {
-        const auto& source = spec.calibration ? spec.calibration : recipe.calibration;
-        if (!source)
-            bad_input(spec.location, ": ", spec.method,
-                      " needs calibration text; add a [calibration] table with source and path");
-        std::unique_ptr<Tokenizer> tokenizer;
-        if (source->source != "tokens") tokenizer = Tokenizer::open(model.folder());
-        auto windows = std::make_shared<Windows>(calibration_windows(*source, tokenizer.get(), graph.vocabulary));
-        model.check_length(windows->length, "calibration");
-        stage.windows = std::move(windows);
+    if (scope == KERF_SCOPE_BASES) {
+        resolve_bases(stage, spec, recipe, model,
+                      picker.instance(spec.options.is_object() ? spec.options : json::object()));
+        return stage;
     }
+    if (stage.needs_gram) stage.windows = windows_of(spec, recipe, model);
     std::vector<std::string> names;
     for (std::size_t block = 0; block <= graph.blocks.size(); ++block) {
         const auto& ops = block_ops(graph, block);

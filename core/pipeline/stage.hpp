@@ -33,6 +33,12 @@ public:
     const nlohmann::json& options() const noexcept { return options_; }
     const MethodComponent& method() const noexcept { return method_; }
     bool needs_gram() const noexcept { return (method_.table->needs & KERF_NEEDS_INPUT_GRAM) != 0; }
+    /// For a method of the scope KERF_SCOPE_BASES.
+    void plan_bases(const kerf_residual* residual, kerf_basis_plan* plan) const;
+    void survey(kerf_job* job, const kerf_residual* residual, std::int64_t position,
+                const kerf_covariance* covariance) const;
+    void choose_basis(kerf_job* job, const kerf_residual* residual, std::int64_t position,
+                      const kerf_covariance* covariance, DLTensor* q) const;
 
 private:
     const MethodComponent& method_;
@@ -49,6 +55,8 @@ struct Target {
     MethodInstance::Cost cost;
 };
 
+struct BasisStage;
+
 /// A stage with everything about it checked.
 struct Stage {
     std::string method_id;
@@ -57,7 +65,8 @@ struct Stage {
     std::vector<Target> targets;             ///< in the order of the graph
     std::shared_ptr<const Windows> windows;  ///< null for a method that needs no calibration
     bool needs_gram = false;
-    nlohmann::json options;  ///< of linears without override
+    nlohmann::json options;                   ///< of linears without override
+    std::shared_ptr<const BasisStage> bases;  ///< of a method that turns the residual stream; there are no targets then
     std::vector<const Target*> in_block(std::size_t block) const;
 };
 
