@@ -50,6 +50,19 @@ double mean_bits(const core::PlannedStage& stage) {
     return weights > 0 ? bits / weights : 0;
 }
 
+/// "28 linears", or of a stage that turns the residual stream "9 positions, 160 to 192 of 256 features"
+std::string what_of(const json& stage, std::size_t linears) {
+    const json positions = part(stage, "positions");
+    if (positions.empty()) return text(linears, " linears");
+    double least = INFINITY, most = 0;
+    for (const auto& position : positions) {
+        least = std::min(least, number_at(position, {"features"}));
+        most = std::max(most, number_at(position, {"features"}));
+    }
+    return text(positions.size(), " positions, ", fixed(least, 0), least < most ? " to " + fixed(most, 0) : "", " of ",
+                fixed(number_at(positions[0], {"of"}), 0), " features");
+}
+
 /// "28 linears, error 0.0081 on average, at most 0.021 (model.layers.3.mlp.down_proj)"
 std::string stage_line(const json& stage, std::size_t number) {
     double sum = 0, worst = -1;
@@ -67,7 +80,7 @@ std::string stage_line(const json& stage, std::size_t number) {
         }
     }
     std::string out = text("stage ", number, "  ", text_at(stage, "method"), " ", text_at(stage, "version"), ": ",
-                           linears.size(), " linears");
+                           what_of(stage, linears.size()));
     if (known > 0)
         out += text(", error ", significant(sum / double(known)), " on average, at most ", significant(worst), " (",
                     worst_name, ")");

@@ -8,6 +8,7 @@
 #include <numeric>
 
 #include "core/exec/activation_pool.hpp"
+#include "core/graph/value_shapes.hpp"
 #include "core/support/error.hpp"
 #include "core/support/parallel.hpp"
 
@@ -249,12 +250,17 @@ void run_block(const Model& model, std::size_t block, const Units& units, DType 
     model.prefetch(block + 1);
     const auto& ops = model.graph().blocks[block].ops;
     const Program program(ops, model.source(), compute, units.length());
+    // In place, but where a rotated block gives another number of features than it takes.
+    const std::int64_t made = features_of(ops, block_output, states.features(block_input));
+    const std::string& result = made == states.features(block_input) ? block_input : block_output;
+    if (result == block_output) states.declare(result, made);
     parallel_for(units.count(), 1, [&](std::int64_t unit, std::int64_t) {
         Values values{{block_input, states.get(block_input, unit)}};
         const std::string keep[] = {block_output};
         program.run(values, units.batch(unit), 0, ops.size(), keep);
-        states.put(block_input, unit, values.at(block_output));
+        states.put(result, unit, values.at(block_output));
     });
+    if (result == block_output) states.rename(block_output, block_input);
     trim_activations();
     if (tick) tick(units.tokens());
 }

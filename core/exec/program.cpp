@@ -204,7 +204,7 @@ struct Program::Impl {
             case OpKind::linear:
                 return linear(op, in[0]);
             case OpKind::rms_norm:
-                return tensor_ops::rms_norm(op, in[0], weight(op.weight));
+                return tensor_ops::rms_norm(op, in[0], optional_weight(op.weight));
             case OpKind::layer_norm:
                 return tensor_ops::layer_norm(op, in[0], optional_weight(op.weight), optional_weight(op.bias));
             case OpKind::rope:

@@ -83,7 +83,10 @@ void rms_norm(const Op& op, const float* weight, std::int64_t lo, std::int64_t h
         float* y = out + slice * size;
         const double squares = sum_of(size, [&](std::int64_t i) { return double(x[i]) * double(x[i]); });
         const float inverse = float(1 / std::sqrt(squares / counted_features(op) + op.eps));
-        for (std::int64_t i = 0; i < size; ++i) y[i] = x[i] * inverse * weight[i];
+        if (weight)
+            for (std::int64_t i = 0; i < size; ++i) y[i] = x[i] * inverse * weight[i];
+        else
+            for (std::int64_t i = 0; i < size; ++i) y[i] = x[i] * inverse;
     }
 }
 

@@ -14,7 +14,7 @@ namespace kerf::core::row_ops {
 /// Rows [lo, hi) of values of `width` features in all of these; `out` is never `in`, but for the elementwise ones it
 /// may be.
 void rms_norm(const Op& op, const float* weight, std::int64_t lo, std::int64_t hi, const float* in, float* out);
-/// weight and bias may be null
+/// weight and bias may be null, in a norm without them
 void layer_norm(const Op& op, const float* weight, const float* bias, std::int64_t lo, std::int64_t hi, const float* in,
                 float* out);
 /// cosine and sine: [rows, rotary_dim / 2] of the rows' positions.

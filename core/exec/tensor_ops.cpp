@@ -52,11 +52,12 @@ at::Tensor activate(ActivationKind kind, const at::Tensor& x) {
     internal_error("unknown activation");
 }
 
-at::Tensor rms_norm(const Op& op, const at::Tensor& x, const at::Tensor& weight) {
+at::Tensor rms_norm(const Op& op, const at::Tensor& x, const c10::optional<at::Tensor>& weight) {
     const at::Tensor wide = by_head(op, x).to(at::kFloat);
     const at::Tensor normed = wide * at::rsqrt(mean_over(op, wide.square()).add_(op.eps));
-    const at::Tensor out = weight.scalar_type() == x.scalar_type() ? normed.to(x.scalar_type()) * weight
-                                                                   : (normed * weight).to(x.scalar_type());
+    if (!weight) return normed.to(x.scalar_type()).view_as(x);
+    const at::Tensor out = weight->scalar_type() == x.scalar_type() ? normed.to(x.scalar_type()) * *weight
+                                                                    : (normed * *weight).to(x.scalar_type());
     return out.view_as(x);
 }
 

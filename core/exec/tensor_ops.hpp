@@ -19,8 +19,8 @@ at::Tensor gather(const Op& op, std::span<const std::int64_t> ids, const WeightS
 at::Tensor activate(ActivationKind kind, const at::Tensor& x);
 
 /// x / rms(x) · w in float32 over each of op.heads slices; rounded to x's dtype before the weight, as Llama's reference
-/// does, or, for a weight with an offset (then float32), after it, as Gemma's does.
-at::Tensor rms_norm(const Op& op, const at::Tensor& x, const at::Tensor& weight);
+/// does, or, for a weight with an offset (then float32), after it, as Gemma's does. There may be no weight.
+at::Tensor rms_norm(const Op& op, const at::Tensor& x, const c10::optional<at::Tensor>& weight);
 at::Tensor layer_norm(const Op& op, const at::Tensor& x, const c10::optional<at::Tensor>& weight,
                       const c10::optional<at::Tensor>& bias);
 

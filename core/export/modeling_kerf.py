@@ -89,14 +89,16 @@ class KerfRMSNorm(nn.Module):
     own affair: before the weight (Llama), or, with an offset, after it (Gemma). A norm whose features were pruned goes
     on dividing by the number that there were, `divisor`."""
 
-    def __init__(self, features, eps, offset, divisor):
+    def __init__(self, features, eps, affine, offset, divisor):
         super().__init__()
-        self.weight = nn.Parameter(torch.ones(features))
+        self.weight = nn.Parameter(torch.ones(features)) if affine else None
         self.eps, self.offset, self.divisor = eps, offset, divisor or features
 
     def forward(self, x):
         wide = x.float()
         wide = wide * torch.rsqrt(wide.square().sum(-1, keepdim=True) / self.divisor + self.eps)
+        if self.weight is None:
+            return wide.to(x.dtype)
         if self.offset:
             return (wide * (self.weight.float() + self.offset)).to(x.dtype)
         return self.weight * wide.to(x.dtype)
@@ -145,7 +147,7 @@ def module_of(op):
         return (TransposedLinear if op.get("transposed", False) else nn.Linear)(columns, rows, bias=bias)
     features, divisor = op["size"] // op.get("heads", 1), op.get("divisor", 0)
     if kind == "rms_norm":
-        return KerfRMSNorm(features, op["eps"], op.get("offset", 0), divisor)
+        return KerfRMSNorm(features, op["eps"], op.get("affine", True), op.get("offset", 0), divisor)
     return KerfLayerNorm(features, op["eps"], op.get("affine", True), op.get("bias", True), divisor)
 
 
@@ -548,9 +550,10 @@ class KerfForCausalLM(PreTrainedModel, GenerationMixin):
 
     def _init_weights(self, module):
         super()._init_weights(module)
-        if isinstance(module, KerfRMSNorm) and not getattr(module.weight, "_is_hf_initialized", False):
+        weight = module.weight if isinstance(module, KerfRMSNorm) else None
+        if weight is not None and not getattr(weight, "_is_hf_initialized", False):
             with torch.no_grad():
-                module.weight.fill_(1 - module.offset)
+                weight.fill_(1 - module.offset)
 
     def forward(self, input_ids=None, attention_mask=None, position_ids=None, past_key_values=None, inputs_embeds=None,
                 labels=None, use_cache=None, output_hidden_states=None, return_dict=None, logits_to_keep=0, cache=None,

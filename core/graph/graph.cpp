@@ -70,7 +70,7 @@ Graph parse_graph(const json& document, std::string_view who) {
         const std::string name = block.string("name");
         graph.blocks.push_back(
             {name, read_ops(block.child("ops"), text(who, " ", name), {{"x", width}}, "y", block_width)});
-        if (block_width != width) block.fail(text("takes ", width, " features and gives ", block_width));
+        width = block_width;  // rotated blocks may give more or fewer features than they take
     }
     graph.epilogue = read_ops(document["epilogue"], text(who, " epilogue"), {{"x", width}}, "logits", block_width);
     if (block_width != graph.vocabulary)

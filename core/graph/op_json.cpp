@@ -92,7 +92,7 @@ void read_norm(const OpReader& in, Op& op) {
     op.heads = in.integer_or("heads", 1, 1);
     if (op.rows % op.heads != 0)
         in.fail(text("has ", op.rows, " features, which do not split into ", op.heads, " heads"));
-    if (op.kind == OpKind::rms_norm || in.flag_or("affine", true)) op.weight = op.name + ".weight";
+    if (in.flag_or("affine", true)) op.weight = op.name + ".weight";
     if (op.kind == OpKind::layer_norm && !op.weight.empty() && in.flag_or("bias", true)) op.bias = op.name + ".bias";
     op.value = in.real_or("offset", 0);
     op.divisor = in.integer_or("divisor", op.rows / op.heads, 0);
@@ -251,10 +251,9 @@ json norm_json(const Op& op) {
     json out{{"name", op.name}, {"size", op.rows}, {"eps", op.eps}};
     if (op.heads > 1) out["heads"] = op.heads;
     if (op.divisor > 0) out["divisor"] = op.divisor;
-    if (op.kind == OpKind::rms_norm)
-        out["offset"] = op.value;
-    else
-        out.update({{"affine", !op.weight.empty()}, {"bias", !op.bias.empty()}});
+    if (op.kind == OpKind::layer_norm) out.update({{"affine", !op.weight.empty()}, {"bias", !op.bias.empty()}});
+    if (op.kind == OpKind::rms_norm) out["offset"] = op.value;
+    if (op.kind == OpKind::rms_norm && op.weight.empty()) out["affine"] = false;
     return out;
 }
 

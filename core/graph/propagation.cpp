@@ -168,6 +168,7 @@ Features Propagation::linear(const Op& op, const Features& in) {
     const Features out =
         slot({op.weight, op.transposed ? 1 : 0, Place::Role::output, op.name, 0, 0, {}}, fresh(op.rows));
     if (!op.bias.empty()) slot({op.bias, 0, Place::Role::bias, op.name, 0, 0, {}}, out);
+    if (op.role == "shortcut") mark(out, touched::stream);  // the residual stream in other coordinates
     return out;
 }
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "core/graph/value_shapes.hpp"
 
+#include <algorithm>
 #include <numeric>
 #include <utility>
 
@@ -139,6 +140,36 @@ std::int64_t ValueShapes::width_out(const Op& op, std::size_t index) const {
             break;
     }
     return of(op.in[0]).width;
+}
+
+namespace {
+
+std::int64_t features_made(const std::vector<Op>& ops, const Op& op, const std::string& value, std::int64_t input) {
+    switch (op.kind) {
+        case OpKind::linear:
+        case OpKind::rms_norm:
+        case OpKind::layer_norm:
+            return op.rows;
+        case OpKind::embedding:
+            return op.columns;
+        case OpKind::attention:
+            return op.heads * value_dim(op);
+        case OpKind::split:
+            return op.sizes[std::size_t(std::find(op.out.begin(), op.out.end(), value) - op.out.begin())];
+        case OpKind::combine:
+            return features_of(ops, op.in[1], input);
+        default:
+            return features_of(ops, op.in[0], input);
+    }
+}
+
+}  // namespace
+
+std::int64_t features_of(const std::vector<Op>& ops, const std::string& value, std::int64_t input) {
+    for (const auto& op : ops)
+        if (std::find(op.out.begin(), op.out.end(), value) != op.out.end()) return features_made(ops, op, value, input);
+    if (value == "x") return input;
+    internal_error("no op makes ", value);
 }
 
 }  // namespace kerf::core

@@ -49,4 +49,7 @@ private:
     std::string who_, where_;
 };
 
+/// Features of a value of `ops`, whose input "x" has `input`.
+std::int64_t features_of(const std::vector<Op>& ops, const std::string& value, std::int64_t input);
+
 }  // namespace kerf::core

@@ -7,6 +7,7 @@
 
 #include "core/exec/activation_pool.hpp"
 #include "core/graph/cost.hpp"
+#include "core/graph/value_shapes.hpp"
 #include "core/plugin_api/job.hpp"
 #include "core/support/error.hpp"
 #include "core/support/parallel.hpp"
@@ -15,35 +16,6 @@ namespace kerf::core {
 namespace {
 
 const std::string block_input = "x", block_output = "y";
-
-std::int64_t width_of(const std::vector<Op>& ops, const std::string& value, std::int64_t input_width);
-
-std::int64_t width_made(const std::vector<Op>& ops, const Op& op, const std::string& value, std::int64_t input_width) {
-    switch (op.kind) {
-        case OpKind::linear:
-        case OpKind::rms_norm:
-        case OpKind::layer_norm:
-            return op.rows;
-        case OpKind::embedding:
-            return op.columns;
-        case OpKind::attention:
-            return op.heads * value_dim(op);
-        case OpKind::split:
-            return op.sizes[std::size_t(std::find(op.out.begin(), op.out.end(), value) - op.out.begin())];
-        case OpKind::combine:
-            return width_of(ops, op.in[1], input_width);
-        default:
-            return width_of(ops, op.in[0], input_width);
-    }
-}
-
-std::int64_t width_of(const std::vector<Op>& ops, const std::string& value, std::int64_t input_width) {
-    if (value == block_input) return input_width;
-    for (const auto& op : ops)
-        if (std::find(op.out.begin(), op.out.end(), value) != op.out.end())
-            return width_made(ops, op, value, input_width);
-    internal_error("no op makes ", value);
-}
 
 /// An expert's values have rows for a share of the tokens that is not known before.
 States::Room room_for(const std::vector<Op>& ops, const std::string& value) {
@@ -172,7 +144,7 @@ void BlockRunner::segment(const Units& units, States& states, const Program& pro
                           std::size_t last, const std::vector<std::string>& live_out, Accumulators& grams) {
     const std::vector<std::string> live_in = live_at(first), read = read_by(first, last, grams);
     for (const auto& name : live_out)
-        if (!states.has(name)) states.declare(name, width_of(ops_, name, input_width_), room_for(ops_, name));
+        if (!states.has(name)) states.declare(name, features_of(ops_, name, input_width_), room_for(ops_, name));
     std::vector<std::string> keep = live_out;
     for (const auto& [value, gram] : grams) keep.push_back(value);
 

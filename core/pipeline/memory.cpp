@@ -8,6 +8,7 @@
 
 #include "core/curvature/gram.hpp"
 #include "core/exec/program.hpp"
+#include "core/pipeline/basis_stage.hpp"
 #include "core/pipeline/block_runner.hpp"
 #include "core/pipeline/prepared.hpp"
 
@@ -145,6 +146,7 @@ std::uint64_t compress_bytes(const InputGroup& group, bool gram, bool with_refit
 }  // namespace
 
 std::uint64_t stage_memory(const Model& model, const Stage& stage, DType compute, std::int64_t threads) {
+    if (stage.bases) return stage.bases->memory(stage.windows->length, stage.windows->samples, compute, threads);
     std::uint64_t peak = 0;
     const Graph& graph = model.graph();
     for (std::size_t block = 0; block <= graph.blocks.size(); ++block) {

@@ -102,12 +102,15 @@ Model Model::edited(const Edit& edit) const {
         if (!made.source.empty()) made.source = stored_name(made.source);
         stored.made.emplace(stored_name(name), std::move(made));
     }
+    for (const auto& [name, computation] : edit.tensors.computed)
+        stored.computed.emplace(stored_name(name), computation);
     // What the new graph does not read goes too, or it would stay as it was: a second copy of a tied table, say.
     std::set<std::string> read;
     for (const auto& expected : expected_tensors(edit.graph)) read.insert(stored_name(expected.name));
     for (const auto& name : checkpoint_->names())
         if (!read.contains(name)) stored.dropped.push_back(name);
-    model.checkpoint_ = std::make_shared<Checkpoint>(checkpoint_->edited(stored));
+    model.checkpoint_ = std::make_shared<Checkpoint>(
+        checkpoint_->edited(stored, [this](const std::string& name) { return stored_name(name); }));
     model.check_weights();
     return model;
 }

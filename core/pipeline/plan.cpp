@@ -6,6 +6,7 @@
 #include "core/curvature/gram.hpp"
 #include "core/graph/cost.hpp"
 #include "core/linalg/linalg.hpp"
+#include "core/pipeline/basis_stage.hpp"
 #include "core/pipeline/block_runner.hpp"
 #include "core/pipeline/prepared.hpp"
 #include "core/support/error.hpp"
@@ -25,6 +26,7 @@ std::uint64_t status_line(const char* key) {
 
 /// FLOPs of one stage: forward passes, Grams, factors, and the method itself.
 double stage_flops(const Model& model, const Stage& stage) {
+    if (stage.bases) return stage.bases->flops(stage.windows->length, stage.sequential != Sequential::none);
     double sum = 0;
     for (const auto& target : stage.targets) sum += target.cost.flops;
     for (const auto& target : stage.axes) sum += target.flops;
@@ -50,11 +52,10 @@ double stage_flops(const Model& model, const Stage& stage) {
 double evaluation_flops(const Prepared& prepared, const Recipe& recipe) {
     double sum = 0;
     for (const auto& [name, windows] : prepared.evaluation)
-        sum += double(windows.samples * windows.length) *
-               (cost_of(prepared.result->graph(), windows.length).total.prefill_flops +
-                (recipe.evaluation.before || recipe.evaluation.kl
-                     ? cost_of(prepared.model.graph(), windows.length).total.prefill_flops
-                     : 0));
+        for (const Model* model : {&prepared.model, &prepared.models.back()})
+            if (model != &prepared.model || recipe.evaluation.before || recipe.evaluation.kl)
+                sum += double(windows.samples * windows.length) *
+                       cost_of(model->graph(), windows.length).total.prefill_flops;
     return sum;
 }
 
@@ -97,7 +98,7 @@ PlannedStage plan_stage(const Model& model, const Stage& stage, const OutputLayo
         out.axes.push_back({target.axis->name, std::string(axis_kind_name(target.axis->kind)), target.axis->size,
                             target.remove, target.remove * target.facts.unit_parameters});
     out.flops = stage_flops(model, stage);
-    out.disk_bytes = state_bytes(model, stage, compute);
+    out.disk_bytes = state_bytes(model, stage, compute) + (stage.bases ? stage.bases->basis_bytes() : 0);
     out.tokens = stage.windows ? stage.windows->samples * stage.windows->length : 0;
     return out;
 }
@@ -118,14 +119,15 @@ std::uint64_t plan_memory(const Recipe& recipe, const Prepared& prepared, std::i
     std::uint64_t peak = idle;
     for (std::size_t i = 0; i < prepared.stages.size(); ++i) {
         const std::uint64_t bytes =
-            idle + with_allocator_share(stage_memory(prepared.inputs[i], prepared.stages[i], compute, threads));
+            idle + with_allocator_share(stage_memory(prepared.models[i], prepared.stages[i], compute, threads));
         if (stages) (*stages)[i].peak_bytes = bytes;
         peak = std::max(peak, bytes);
     }
     for (const auto& [name, windows] : prepared.evaluation)
-        peak = std::max(peak,
-                        idle + with_allocator_share(evaluation_memory(prepared.model, windows.length, windows.samples,
-                                                                      recipe.evaluation.kl, compute, threads)));
+        for (const Model* model : {&prepared.model, &prepared.models.back()})
+            peak =
+                std::max(peak, idle + with_allocator_share(evaluation_memory(*model, windows.length, windows.samples,
+                                                                             recipe.evaluation.kl, compute, threads)));
     return peak;
 }
 
@@ -195,17 +197,20 @@ OutputLayout layout_of(const Recipe& recipe, const Prepared& prepared, std::size
 
 Prepared prepare(const Recipe& recipe, const Components& components) {
     initialise_execution();
-    Prepared out{Model::open(recipe.model.path, components), {}, {}, {}, {}, {}};
+    Prepared out{Model::open(recipe.model.path, components), {}, {}, {}, {}};
     if (recipe.output.format == "gptq" && recipe.stages.empty())
         bad_input(recipe.file.string(),
                   ": output.format = \"gptq\" needs a stage that quantises to integer codes (gptq, rtn)");
-    out.result = out.model;
+    out.models.push_back(out.model);
     for (std::size_t i = 0; i < recipe.stages.size(); ++i) {
-        out.inputs.push_back(*out.result);
-        out.stages.push_back(resolve_stage(recipe, i, out.inputs.back(), components));
+        out.stages.push_back(resolve_stage(recipe, i, out.models.back(), components));
         refuse_pruning_of_codes(recipe.stages[i], out);
-        out.result = planned_result(out.inputs.back(), out.stages.back());
+        out.models.push_back(planned_result(out.models.back(), out.stages.back()));
     }
+    if (recipe.output.format == "gptq" && !out.stages.empty() && out.stages.back().bases)
+        bad_input(recipe.file.string(), ": output.format = \"gptq\" holds integer codes, but the last stage, ",
+                  out.stages.back().method_id,
+                  ", leaves floating-point weights; add a stage that quantises, or use format = \"hf\"");
     out.evaluation = evaluation_texts(recipe, out.model);
 
     Plan& plan = out.plan;
@@ -213,9 +218,10 @@ Prepared prepare(const Recipe& recipe, const Components& components) {
     const std::size_t passes = std::max<std::size_t>(1, out.stages.size());
     std::uint64_t written = 0;  // results of earlier stages stay until the run is complete: --resume needs them
     for (std::size_t i = 0; i < passes; ++i) {
-        const OutputLayout layout = layout_of(recipe, out, i, i < out.inputs.size() ? out.inputs[i] : out.model);
+        const bool turns = i < out.stages.size() && out.stages[i].bases;
+        const OutputLayout layout = layout_of(recipe, out, i, out.models[turns ? i + 1 : i]);
         if (i < out.stages.size()) {
-            plan.stages.push_back(plan_stage(out.inputs[i], out.stages[i], layout, recipe.model.compute));
+            plan.stages.push_back(plan_stage(out.models[i], out.stages[i], layout, recipe.model.compute));
             plan.flops += plan.stages.back().flops;
         }
         written += layout.shards().total_bytes();
@@ -225,7 +231,7 @@ Prepared prepare(const Recipe& recipe, const Components& components) {
     }
     plan.flops += evaluation_flops(out, recipe);
     plan.parameters_before = out.model.parameters();
-    plan.parameters_after = out.result->parameters();
+    plan.parameters_after = out.models.back().parameters();
     hold_budget(recipe, out);
     return out;
 }

@@ -14,10 +14,10 @@ namespace kerf::core {
 struct Prepared {
     Model model;
     std::vector<Stage> stages;
+    std::vector<Model> models;  ///< what each stage starts from, as planned (shapes are right, but for which units go);
+                                ///< last: the result
     std::map<std::string, Windows> evaluation;  ///< by name
     Plan plan;
-    std::vector<Model> inputs;  ///< of each stage, as planned: shapes are right, but for which units went
-    std::optional<Model> result;
 };
 
 /// Everything that can be wrong is found here, before anything is written: recipe, model, plugins, options, texts,

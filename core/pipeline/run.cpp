@@ -5,6 +5,7 @@
 
 #include "core/eval/evaluate.hpp"
 #include "core/graph/cost.hpp"
+#include "core/pipeline/basis_stage.hpp"
 #include "core/pipeline/block_runner.hpp"
 #include "core/pipeline/journal.hpp"
 #include "core/pipeline/prepared.hpp"
@@ -116,6 +117,11 @@ private:
     void evaluate_before();
     Model run_stage(std::size_t index, const Model& input);
     std::vector<Removal> removals_of(std::size_t index, std::int64_t block = -1) const;
+    Model run_bases(std::size_t index, const Model& input, const fs::path& folder, bool last);
+    BasisStage surveyed(std::size_t index, const Model& input, const fs::path& scratch);
+    BasisRunner::Hooks basis_hooks(std::size_t index, const BasisStage& stage);
+    void write_turned(std::size_t index, std::size_t block, ResultWriter& writer);
+    void resolve_again(std::size_t first, const Model& input);
     void run_blocks(std::size_t index, const Model& input, const OutputLayout& layout, const fs::path& folder);
     void copy_outside(std::size_t index, ResultWriter& writer, const OutputLayout& layout);
     BlockRunner::Hooks hooks(ResultWriter& writer, json& linears, const Model& input, PrunedParts& parts);
@@ -231,9 +237,11 @@ void Run::work() {
                 resolve_stage(recipe_, index, current, components_, prepared_.stages[index].windows);
         Model next = run_stage(index, current);
         current = std::move(next);
+        if (index + 1 < passes && graph_json(current.graph()) != graph_json(prepared_.models[index + 1].graph()))
+            resolve_again(index + 1, current);
     }
-    result_ = current;
     report_["parameters"]["after"] = current.parameters();
+    result_ = current;
     evaluate_after(current);
 }
 
@@ -262,7 +270,9 @@ Model Run::run_stage(std::size_t index, const Model& input) {
     const bool last = index + 1 >= prepared_.stages.size();
     const fs::path folder = last ? partial_ : partial_ / text("stage-", index);
     if (!last) fs::create_directories(folder);
+    if (index < prepared_.stages.size() && prepared_.stages[index].bases) return run_bases(index, input, folder, last);
     const OutputLayout layout = layout_of(recipe_, prepared_, index, input);
+    report_["bytes"]["after"] = layout.shards().total_bytes();
     const bool structural = index < prepared_.stages.size() && prepared_.stages[index].structural;
     if (last && !structural)
         write_side_files(input, layout);
@@ -301,6 +311,97 @@ Model Run::run_stage(std::size_t index, const Model& input) {
     result = result.with_weights(Checkpoint::open(folder));
     if (last && structural) write_side_files(result, layout);
     return result;
+}
+
+/// A survey may have given other sizes than were planned: what comes later is checked against what there is.
+void Run::resolve_again(std::size_t first, const Model& input) {
+    for (std::size_t index = first; index < prepared_.stages.size(); ++index) {
+        const Model& from = index == first ? input : prepared_.models[index];
+        prepared_.models[index] = from;
+        prepared_.stages[index] = resolve_stage(recipe_, index, from, components_, prepared_.stages[index].windows);
+        prepared_.models[index + 1] = planned_result(from, prepared_.stages[index]);
+    }
+}
+
+BasisRunner::Hooks Run::basis_hooks(std::size_t index, const BasisStage& stage) {
+    return {.chosen =
+                [this, index, &stage](std::size_t position, const std::map<std::string, double>& metrics) {
+                    const auto& at = stage.stream.positions[position];
+                    json line{{"name", at.name}, {"block", at.block}, {"of", at.features}};
+                    for (const auto& [key, value] : metrics) line[key] = value;
+                    journal_->add(
+                        {{"kind", text("position ", position)}, {"stage", index}, {"block", -1}, {"figures", line}});
+                    meter_.detail(at.name);
+                },
+            .progress = [this](double flops) { meter_.add(flops); },
+            .log = [this](int level, const std::string& message) { meter_.log(level, message); },
+            .check_cancelled = [this] { meter_.check_cancelled(); }};
+}
+
+/// The stage over the weights that it really starts from, with the sizes that a survey gives where there is one.
+BasisStage Run::surveyed(std::size_t index, const Model& input, const fs::path& scratch) {
+    const Stage& stage = prepared_.stages[index];
+    const std::int64_t tokens = stage.windows->samples * stage.windows->length;
+    BasisStage planned = BasisStage::plan(stage.bases->method, input, tokens);
+    if (!planned.survey) return planned;
+    BasisRunner(planned, stage.windows.get(), recipe_.model.compute, false, scratch, partial_,
+                basis_hooks(index, planned))
+        .survey();
+    return BasisStage::plan(stage.bases->method, input, tokens);
+}
+
+void Run::write_turned(std::size_t index, std::size_t block, ResultWriter& writer) {
+    if (journal_->find("block", std::int64_t(index), std::int64_t(block))) return;
+    const auto known = writer.checksums();
+    writer.write_copied(block);
+    writer.sync();
+    json checksums = json::object();
+    for (const auto& [name, sum] : writer.checksums())
+        if (!known.contains(name)) checksums[name] = sum;
+    journal_->add({{"kind", "block"}, {"stage", index}, {"block", block}, {"checksums", checksums}});
+}
+
+Model Run::run_bases(std::size_t index, const Model& input, const fs::path& folder, bool last) {
+    const auto started = std::chrono::steady_clock::now();
+    const Stage& stage = prepared_.stages[index];
+    meter_.phase(stage.method_id);
+    const fs::path scratch = partial_ / text("bases-", index);
+    fs::create_directories(scratch);
+    BasisStage bases = surveyed(index, input, scratch);
+    const OutputLayout layout = layout_of(recipe_, prepared_, index, bases.result);
+    report_["bytes"]["after"] = layout.shards().total_bytes();
+    if (last)
+        write_side_files(bases.result, layout);
+    else
+        write_atomically(folder / "config.json", input.config().dump());
+    const bool begun = journal_->find("files", std::int64_t(index), -1) != nullptr;
+    ResultWriter writer(layout, bases.result, folder, begun);
+    if (!begun) journal_->add({{"kind", "files"}, {"stage", index}, {"block", -1}});
+
+    BasisRunner runner(bases, stage.windows.get(), recipe_.model.compute, stage.sequential != Sequential::none, scratch,
+                       partial_, basis_hooks(index, bases));
+    runner.start();
+    const std::size_t blocks = input.graph().blocks.size();
+    for (std::size_t block = 0; block < blocks; ++block) {
+        meter_.check_cancelled();
+        input.prefetch(block + 1);
+        runner.block(block);
+        write_turned(index, block, writer);
+        runner.forget(block);
+    }
+    write_turned(index, layout.outside(), writer);
+    json positions = json::array();
+    for (std::size_t p = 0; p < bases.bases.size(); ++p)
+        if (const json* entry = journal_->find(text("position ", p), std::int64_t(index), -1))
+            positions.push_back((*entry)["figures"]);
+    report_["stages"].push_back({{"method", stage.method_id},
+                                 {"version", stage.method->version},
+                                 {"options", stage.options},
+                                 {"seconds", seconds_since(started)},
+                                 {"peak_bytes", peak_resident_bytes()},
+                                 {"linears", json::array()},
+                                 {"positions", positions}});
+    return bases.result.with_weights(Checkpoint::open(folder));
 }
 
 void Run::copy_outside(std::size_t index, ResultWriter& writer, const OutputLayout& layout) {
@@ -481,6 +582,8 @@ void Run::finish() {
 void Run::publish() {
     for (std::size_t index = 0; index + 1 < prepared_.stages.size(); ++index)
         fs::remove_all(partial_ / text("stage-", index));
+    for (std::size_t index = 0; index < prepared_.stages.size(); ++index)
+        fs::remove_all(partial_ / text("bases-", index));
     sync_folder(partial_);
     const fs::path& output = recipe_.output.path;
     replace_folder(partial_, output);

@@ -5,6 +5,7 @@
 #include <charconv>
 #include <map>
 
+#include "core/pipeline/basis_stage.hpp"
 #include "core/plugin_api/axis.hpp"
 #include "core/plugin_api/host_table.hpp"
 #include "core/support/error.hpp"
@@ -89,10 +90,12 @@ public:
         return made;
     }
 
-    /// Without include: what blocks hold but routers. They are small, and what they choose between is not continuous.
+    /// Without include: what blocks hold but routers, which are small and choose between things that are not
+    /// continuous, and shortcuts, through which the whole residual stream goes.
     bool wanted(const Op& linear, bool in_blocks) const {
         if (any_match(spec_.exclude, linear.name)) return false;
-        return spec_.include.empty() ? in_blocks && linear.role != "router" : any_match(spec_.include, linear.name);
+        if (!spec_.include.empty()) return any_match(spec_.include, linear.name);
+        return in_blocks && linear.role != "router" && linear.role != "shortcut";
     }
 
     void check_globs(const std::vector<std::string>& linears,
@@ -196,6 +199,26 @@ void MethodInstance::prune(kerf_job* job, kerf_model* model) const {
     check_call(method_.id, [&](kerf_error* error) { return method_.table->prune_model(self_, job, model, error); });
 }
 
+void MethodInstance::plan_bases(const kerf_residual* residual, kerf_basis_plan* plan) const {
+    check_call(method_.id, [&](kerf_error* error) { return method_.table->bases->plan(self_, residual, plan, error); });
+}
+
+void MethodInstance::survey(kerf_job* job, const kerf_residual* residual, std::int64_t position,
+                            const kerf_covariance* covariance) const {
+    const kerf_text name = residual->positions[position].name;
+    check_call(text(std::string_view(name.data, name.size), ": ", method_.id), [&](kerf_error* error) {
+        return method_.table->bases->survey(self_, job, residual, position, covariance, error);
+    });
+}
+
+void MethodInstance::choose_basis(kerf_job* job, const kerf_residual* residual, std::int64_t position,
+                                  const kerf_covariance* covariance, DLTensor* q) const {
+    const kerf_text name = residual->positions[position].name;
+    check_call(text(std::string_view(name.data, name.size), ": ", method_.id), [&](kerf_error* error) {
+        return method_.table->bases->basis(self_, job, residual, position, covariance, q, error);
+    });
+}
+
 std::vector<const Target*> Stage::in_block(std::size_t block) const {
     std::vector<const Target*> out;
     for (const auto& target : targets)
@@ -285,6 +308,39 @@ void resolve_axes(const StageSpec& spec, TargetPicker& picker, const Graph& grap
     if (stage.axes.empty()) bad_input(spec.location, ": ", spec.method, " finds no axis of this model to prune");
 }
 
+/// `known`: the windows when they are at hand already.
+std::shared_ptr<const Windows> windows_of(const StageSpec& spec, const Recipe& recipe, const Model& model,
+                                          std::shared_ptr<const Windows> known) {
+    const auto& source = spec.calibration ? spec.calibration : recipe.calibration;
+    if (!source)
+        bad_input(spec.location, ": ", spec.method,
+                  " needs calibration text; add a [calibration] table with source and path");
+    if (!known) {
+        std::unique_ptr<Tokenizer> tokenizer;
+        if (source->source != "tokens") tokenizer = Tokenizer::open(model.folder());
+        known = std::make_shared<Windows>(calibration_windows(*source, tokenizer.get(), model.graph().vocabulary));
+    }
+    model.check_length(known->length, "calibration");
+    return known;
+}
+
+/// A method that turns the residual stream works on the whole model.
+void resolve_bases(Stage& stage, const StageSpec& spec, const Recipe& recipe, const Model& model,
+                   std::shared_ptr<const MethodInstance> instance, std::shared_ptr<const Windows> windows) {
+    if (!spec.include.empty() || !spec.exclude.empty() || !spec.overrides.empty())
+        bad_input(
+            spec.location, ": ", spec.method,
+            " turns the residual stream, which all blocks share: include, exclude and override have no meaning here");
+    for (const auto& tensor : expected_tensors(model.graph()))
+        if (model.checkpoint().storage(model.stored_name(tensor.name)).starts_with("GPTQ"))
+            bad_input(spec.location, ": ", tensor.name, " is packed; ", spec.method,
+                      " multiplies weights by a basis, which has to come before they are quantised");
+    static_cast<void>(fuse_norms(model.graph()));  // a model that cannot be turned is refused before any text is read
+    stage.windows = windows_of(spec, recipe, model, std::move(windows));
+    const std::int64_t tokens = stage.windows->samples * stage.windows->length;
+    stage.bases = std::make_shared<const BasisStage>(BasisStage::plan(std::move(instance), model, tokens));
+}
+
 }  // namespace
 
 Stage resolve_stage(const Recipe& recipe, std::size_t index, const Model& model, const Components& components,
@@ -299,7 +355,7 @@ Stage resolve_stage(const Recipe& recipe, std::size_t index, const Model& model,
     if (scope == KERF_SCOPE_MODEL)
         bad_input(spec.location, ": ", spec.method,
                   " works on the whole model at once, which a stage of this version cannot do");
-    stage.structural = scope != KERF_SCOPE_LINEARS;
+    stage.structural = scope == KERF_SCOPE_AXES;
     if (!stage.structural && (spec.refit || spec.zeroed))
         bad_input(spec.location, ": ", spec.refit ? "refit = true" : "result = \"zeroed\"",
                   " goes with methods that remove structures; ", spec.method, " does not");
@@ -307,22 +363,15 @@ Stage resolve_stage(const Recipe& recipe, std::size_t index, const Model& model,
     stage.refit_damp = spec.refit_damp;
     stage.zeroed = spec.zeroed;
     stage.needs_gram = stage.refit || (stage.method->table->needs & KERF_NEEDS_INPUT_GRAM) != 0;
-    stage.options = picker.instance(spec.options.is_object() ? spec.options : json::object())->options();
+    const auto instance = picker.instance(spec.options.is_object() ? spec.options : json::object());
+    stage.options = instance->options();
 
     const Graph& graph = model.graph();
-    if (stage.needs_gram) {
-        const auto& source = spec.calibration ? spec.calibration : recipe.calibration;
-        if (!source)
-            bad_input(spec.location, ": ", spec.method,
-                      " needs calibration text; add a [calibration] table with source and path");
-        if (!windows) {
-            std::unique_ptr<Tokenizer> tokenizer;
-            if (source->source != "tokens") tokenizer = Tokenizer::open(model.folder());
-            windows = std::make_shared<Windows>(calibration_windows(*source, tokenizer.get(), graph.vocabulary));
-        }
-        model.check_length(windows->length, "calibration");
-        stage.windows = std::move(windows);
+    if (scope == KERF_SCOPE_BASES) {
+        resolve_bases(stage, spec, recipe, model, instance, std::move(windows));
+        return stage;
     }
+    if (stage.needs_gram) stage.windows = windows_of(spec, recipe, model, std::move(windows));
     if (stage.structural) {
         resolve_axes(spec, picker, graph, stage);
         return stage;

@@ -40,6 +40,12 @@ public:
     const nlohmann::json& options() const noexcept { return options_; }
     const MethodComponent& method() const noexcept { return method_; }
     bool needs_gram() const noexcept { return (method_.table->needs & KERF_NEEDS_INPUT_GRAM) != 0; }
+    /// For a method of the scope KERF_SCOPE_BASES.
+    void plan_bases(const kerf_residual* residual, kerf_basis_plan* plan) const;
+    void survey(kerf_job* job, const kerf_residual* residual, std::int64_t position,
+                const kerf_covariance* covariance) const;
+    void choose_basis(kerf_job* job, const kerf_residual* residual, std::int64_t position,
+                      const kerf_covariance* covariance, DLTensor* q) const;
 
 private:
     const MethodComponent& method_;
@@ -67,6 +73,7 @@ struct AxisTarget {
     std::uint64_t scratch_bytes = 0;
     double flops = 0;
 };
+struct BasisStage;
 
 /// A stage with everything about it checked.
 struct Stage {
@@ -83,6 +90,7 @@ struct Stage {
     std::vector<AxisTarget> axes;                       ///< in the order of the graph
     bool refit = false, zeroed = false;
     double refit_damp = 0;
+    std::shared_ptr<const BasisStage> bases;  ///< of a method that turns the residual stream; there are no targets then
 
     std::vector<const Target*> in_block(std::size_t block) const;
     std::vector<const AxisTarget*> axes_in_block(std::size_t block) const;

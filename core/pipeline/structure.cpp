@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "core/pipeline/structure.hpp"
 
+#include "core/pipeline/basis_stage.hpp"
+
 #include <algorithm>
 #include <chrono>
 #include <numeric>
@@ -154,6 +156,7 @@ Pruned prune_axis(const Model& model, const Stage& stage, const AxisTarget& targ
 }
 
 Model planned_result(const Model& model, const Stage& stage) {
+    if (stage.bases) return stage.bases->result;
     if (!stage.structural || stage.zeroed) return model;
     std::vector<Removal> removals;
     for (const auto& target : stage.axes)

@@ -460,13 +460,22 @@ void Checkpoint::for_each_part(const Place& found, void (*visit)(const TensorFil
     });
 }
 
-Checkpoint Checkpoint::edited(const TensorEdits& edits) const {
+Checkpoint Checkpoint::edited(const TensorEdits& edits,
+                              const std::function<std::string(const std::string&)>& stored_name) const {
     Checkpoint out = *this;
     for (const auto& name : edits.dropped) out.places_.erase(name);
     for (const auto& [name, selection] : edits.made) {
         const Place source = selection.source.empty() ? Place{} : place(selection.source);
         const auto made = std::make_shared<EditedTensor>(name, selection, source.tensor, source.lazy);
         out.places_.insert_or_assign(name, Place{source.file, &made->described(), made});
+    }
+    const auto find = [&](const std::string& name) {
+        const Place& found = place(stored_name ? stored_name(name) : name);
+        return TensorSource{found.tensor, found.lazy};
+    };
+    for (const auto& [name, computation] : edits.computed) {
+        const auto made = computation->bind(name, find);
+        out.places_.insert_or_assign(name, Place{nullptr, &made->described(), made});
     }
     return out;
 }

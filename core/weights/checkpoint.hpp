@@ -62,9 +62,11 @@ public:
     void prefetch(std::string_view name) const;
 
     /// The same files seen through edits: a tensor that is made by a selection has the dtype of its source (float32
-    /// when it has none), its own shape, and empty `bytes`. What is edited already can be edited again. Error(input)
-    /// for a source that is missing, Error(internal) for a selection that does not fit it.
-    Checkpoint edited(const TensorEdits& edits) const;
+    /// when it has none), its own shape, and empty `bytes`. What is edited already can be edited again. Computations
+    /// name their sources as the graph does; `stored_name` says what those are called here. Error(input) for a source
+    /// that is missing, Error(internal) for a selection that does not fit it.
+    Checkpoint edited(const TensorEdits& edits,
+                      const std::function<std::string(const std::string&)>& stored_name = {}) const;
 
 private:
     struct Place {

@@ -29,9 +29,13 @@ struct Selection {
     std::vector<std::vector<std::int64_t>> kept;
 };
 
-/// Selections by the name of the tensor that they make, and tensors that are not there any more.
+class Computation;
+
+/// What an edit makes, by the name of the tensor: a selection of another, or a computation; and tensors that are not
+/// there any more.
 struct TensorEdits {
     std::map<std::string, Selection> made;
+    std::map<std::string, std::shared_ptr<const Computation>> computed;
     std::vector<std::string> dropped;
 };
 

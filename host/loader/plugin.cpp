@@ -95,13 +95,16 @@ private:
                 return KERF_HAS(kerf_method, &m, plan_axes) && KERF_HAS(kerf_method, &m, prune_axis);
             case KERF_SCOPE_MODEL:
                 return KERF_HAS(kerf_method, &m, plan_axes) && KERF_HAS(kerf_method, &m, prune_model);
+            case KERF_SCOPE_BASES:
+                return KERF_HAS(kerf_method, &m, bases) && m.bases->struct_size >= sizeof(kerf_bases) &&
+                       m.bases->plan && m.bases->survey && m.bases->basis;
             default:
                 return true;
         }
     }
     void check_slots(const kerf_method& m, const std::string& id) const {
         const auto scope = core::method_scope(m);
-        if (scope < KERF_SCOPE_LINEARS || scope > KERF_SCOPE_MODEL)
+        if (scope < KERF_SCOPE_LINEARS || scope > KERF_SCOPE_BASES)
             fail("the method ", id, " has the scope ", scope, ", which this kerf does not know; update kerf");
         if (!has_functions(m)) fail("the method ", id, " leaves a function out");
         try {

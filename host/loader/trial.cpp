@@ -13,6 +13,7 @@
 #include "core/support/parallel.hpp"
 #include "core/support/text.hpp"
 #include "host/loader/plugin.hpp"
+#include "host/loader/trial_bases.hpp"
 
 namespace kerf::host {
 namespace {
@@ -61,6 +62,8 @@ public:
             begin("asking what a layer costs");
             const auto cost = ask_cost();
             if (cost) try_compress(*cost);
+        } else if (core::method_scope(method_) == KERF_SCOPE_BASES) {
+            try_bases(method_, self_, id_, reporter_);
         } else {
             begin("asking what will go of an axis");
             const auto plan = ask_plan();

@@ -139,8 +139,8 @@ typedef struct kerf_cost {
 } kerf_cost;
 
 /* Band 1.1. What a method is handed: linear layers one by one (compress), axes one by one (prune_axis), or all axes of the
- * model at once (prune_model). */
-enum { KERF_SCOPE_LINEARS = 0, KERF_SCOPE_AXES = 1, KERF_SCOPE_MODEL = 2 };
+ * model at once (prune_model), or the positions of the residual stream, to choose bases for (kerf_bases). */
+enum { KERF_SCOPE_LINEARS = 0, KERF_SCOPE_AXES = 1, KERF_SCOPE_MODEL = 2, KERF_SCOPE_BASES = 3 };
 
 /* An axis: a dimension that several weights share, cut into units (docs/axes.md). */
 enum { KERF_AXIS_OTHER = 0, KERF_AXIS_RESIDUAL, KERF_AXIS_MLP, KERF_AXIS_HEADS, KERF_AXIS_KV_GROUPS, KERF_AXIS_EXPERTS,
@@ -194,6 +194,7 @@ typedef struct kerf_method {
     kerf_code (*prune_axis)(void* self, kerf_job*, kerf_axis*, kerf_error*);
     /* Scope MODEL: remove() once for every axis that loses something. [job thread] */
     kerf_code (*prune_model)(void* self, kerf_job*, kerf_model*, kerf_error*);
+    const struct kerf_bases* bases; /* scope BASES */
 } kerf_method;
 
 /* ---- Adapters -------------------------------------------------------------------------------------------------- */
@@ -386,6 +387,67 @@ typedef struct kerf_model_1 {
     /* Keeps the first `count` blocks and drops the rest; committed at once. */
     kerf_code (*keep_blocks)(kerf_model*, int64_t count, kerf_error*);
 } kerf_model_1;
+
+/* ---- Methods that choose bases of the residual stream (band 1.1) -------------------------------------------------- */
+/* The residual stream x is read at positions: before the first block, between the sums inside a block, behind each block.
+ * The host first folds the weights of the norms into the linears behind them and the means of layer norms into what writes
+ * to the stream; what is left of the norms commutes with orthogonal maps. A method then gives a basis Q [features, size],
+ * orthonormal columns, for each position; the host multiplies what reads the stream there by Q and what writes to it by
+ * Q^T, and puts a linear between positions of unlike bases. The host streams the calibration tokens and sums up what the
+ * method asks for, in float64, a block at a time. */
+enum { KERF_POSITION_EMBEDDING = 0, /* before the first block */
+       KERF_POSITION_INSIDE = 1,    /* of a block, as behind attention */
+       KERF_POSITION_BLOCK = 2      /* behind a block */ };
+typedef struct kerf_position {
+    uint32_t struct_size;
+    int32_t kind;
+    kerf_text name;     /* of the first norm that reads it */
+    int64_t block;      /* whose ops make it; -1 before the first */
+    int64_t features;
+    int64_t parameters; /* that one feature of it takes: in what reads and writes the stream there, biases included */
+} kerf_position;
+typedef struct kerf_residual {
+    uint32_t struct_size, reserved;
+    const kerf_position* positions; /* in the order in which a token passes them */
+    int64_t count, blocks;
+    int64_t tokens;           /* of calibration, 0 when there is none */
+    int64_t parameters;       /* of the model as it came */
+    int64_t other_parameters; /* of the fused model, that lie on no position */
+} kerf_residual;
+
+enum { KERF_SIGNAL_RAW = 0,       /* H = sum x x^T over the calibration tokens */
+       KERF_SIGNAL_NORMALIZED = 1 /* x divided by its root mean square first, as a norm hands it on */ };
+typedef struct kerf_basis_choice {
+    int64_t size;  /* features that stay */
+    int64_t group; /* positions of one group share a basis, so that nothing is put between them; -1: stays as it is */
+    int64_t fresh; /* 1: basis() wants the covariance at the group's first position in the network as it is by then */
+} kerf_basis_choice;
+typedef struct kerf_basis_plan { /* the host fills struct_size and choices, a place for each position */
+    uint32_t struct_size;
+    int32_t signal;         /* KERF_SIGNAL_* */
+    int32_t survey;         /* 1: the covariances of all positions of the uncompressed model come first, in order */
+    int32_t centre_tables;  /* 1: the mean of each row of the embedding is taken away under RMS norms too */
+    uint64_t scratch_bytes; /* largest sum of live alloc() buffers in one call */
+    uint64_t state_bytes;   /* that the instance keeps from call to call */
+    kerf_basis_choice* choices;
+} kerf_basis_plan;
+typedef struct kerf_covariance {
+    uint32_t struct_size, reserved;
+    const DLTensor* matrix; /* float64 [features, features], both triangles; valid during the call */
+    int64_t tokens;         /* in the sum, which is not divided by them */
+} kerf_covariance;
+typedef struct kerf_bases {
+    uint32_t struct_size, reserved;
+    /* Reads no data: sizes of positions, and what is to be measured. After a survey it is asked again, and may then go by
+     * what it saw; before one, its sizes are what a plan shows. */
+    kerf_code (*plan)(void* self, const kerf_residual*, kerf_basis_plan* out, kerf_error*);
+    kerf_code (*survey)(void* self, kerf_job*, const kerf_residual*, int64_t position, const kerf_covariance*,
+                        kerf_error*); /* [job thread] */
+    /* Writes Q, float64 [features, size], for the group whose first position this is. covariance is NULL but for a fresh
+     * choice. [job thread] */
+    kerf_code (*basis)(void* self, kerf_job*, const kerf_residual*, int64_t position, const kerf_covariance*, DLTensor* q,
+                       kerf_error*);
+} kerf_bases;
 
 #ifdef __cplusplus
 }
