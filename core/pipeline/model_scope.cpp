@@ -209,8 +209,8 @@ double ModelScope::sweep(const kerf_sweep_request& request, const std::function<
 
 }  // namespace
 
-Pruned prune_model(const Model& model, const MethodInstance& method, const Windows* windows,
-                   const std::filesystem::path& scratch, const BlockRunner::Hooks& hooks) {
+PrunedModel prune_model(const Model& model, const MethodInstance& method, const Windows* windows,
+                        const std::filesystem::path& scratch, const BlockRunner::Hooks& hooks) {
     ModelScope scope(model, windows, scratch, hooks);
     kerf_job job;
     job.log = hooks.log;

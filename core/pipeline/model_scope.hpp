@@ -13,7 +13,7 @@
 namespace kerf::core {
 
 /// What a method of scope MODEL made of a model.
-struct Pruned {
+struct PrunedModel {
     Model model;                                ///< the input, edited: a view, whose tensors are cut when they are read
     std::vector<std::vector<Removal>> commits;  ///< what went at each commit, in the units of the model that it changed
     std::map<std::string, double> metrics;      ///< the method's figures
@@ -21,8 +21,8 @@ struct Pruned {
 
 /// One prune_model() call. `windows` is null where the recipe calibrates nothing; sweeps keep their states in files in
 /// `scratch`. Of the hooks, `made` is not called.
-Pruned prune_model(const Model& model, const MethodInstance& method, const Windows* windows,
-                   const std::filesystem::path& scratch, const BlockRunner::Hooks& hooks);
+PrunedModel prune_model(const Model& model, const MethodInstance& method, const Windows* windows,
+                        const std::filesystem::path& scratch, const BlockRunner::Hooks& hooks);
 
 /// Units of each axis that a method says will go, by the axes' names: what plan_axes() answers.
 struct PlannedAxis {

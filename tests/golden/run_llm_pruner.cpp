@@ -65,7 +65,8 @@ json options_of(const json& golden) {
     return out;
 }
 
-Pruned prune(const Model& model, const Windows& windows, const json& options, const std::filesystem::path& scratch) {
+PrunedModel prune(const Model& model, const Windows& windows, const json& options,
+                  const std::filesystem::path& scratch) {
     const MethodComponent* method = components().method("llm_pruner");
     if (method == nullptr) throw std::runtime_error("no plugin llm_pruner in this build");
     const std::string_view schema(method->table->options_schema.data, method->table->options_schema.size);
@@ -77,7 +78,7 @@ Pruned prune(const Model& model, const Windows& windows, const json& options, co
 }
 
 /// Units that went of an axis, numbered as in the model that came.
-std::vector<std::int64_t> removed_of(const Pruned& pruned, const std::string& axis, std::int64_t size) {
+std::vector<std::int64_t> removed_of(const PrunedModel& pruned, const std::string& axis, std::int64_t size) {
     std::vector<std::int64_t> left(static_cast<std::size_t>(size));
     std::iota(left.begin(), left.end(), 0);
     std::vector<std::int64_t> out;
@@ -101,7 +102,7 @@ std::string hash(const json& list) {
 }
 
 /// Whether all index sets are the golden ones.
-bool same_units(const Model& model, const Pruned& pruned, const json& golden) {
+bool same_units(const Model& model, const PrunedModel& pruned, const json& golden) {
     json attention = json::array(), mlp = json::array(), hidden = json::array();
     for (std::size_t b = 0; b < model.graph().blocks.size(); ++b) {
         attention.push_back(json::array());
@@ -126,7 +127,7 @@ TEST_P(LlmPrunerRun, TakesAwayWhatTheGoldenOneDoes) {
     const ScratchFolder scratch;
     const Model model = Model::open(trained_model(name), components());
     const Windows windows = token_windows(golden_file(name, "tokens-" + name + ".safetensors"), "calib");
-    const Pruned pruned = prune(model, windows, options_of(golden), scratch.path());
+    const PrunedModel pruned = prune(model, windows, options_of(golden), scratch.path());
     EXPECT_EQ(pruned.model.parameters(), golden["params"]);
     // Sums in another order swap units of nearly equal importance at the threshold: then the perplexity has to agree.
     const bool listed = golden["mode"] != "layer_wise" &&
@@ -158,7 +159,7 @@ TEST(LlmPrunerPerplexity, IsTheGoldenOneWhereTheUnitsAre) {
                                 !setting.contains("layers_kept") && setting.value("grouping_strategy", "sum") == "sum";
             if (!chosen) continue;
             ++done;
-            const Pruned pruned = prune(model, windows, options_of(setting), scratch.path());
+            const PrunedModel pruned = prune(model, windows, options_of(setting), scratch.path());
             const double ppl = evaluate(pruned.model, nullptr, eval, DType::f32, scratch.path(), {}).model.value;
             const double expected = setting["ppl"].get<double>();
             EXPECT_NEAR(ppl, expected, setting.value("tolerance_rel", 0.003) * expected) << name << " " << setting;
@@ -173,14 +174,14 @@ TEST(LlmPrunerRandom, LosesAsMuchAsTheReferenceDoesAtRandom) {
     const auto tokens = golden_file("llama-tiny", "tokens-llama-tiny.safetensors");
     const Windows windows = token_windows(tokens, "calib"), eval = token_windows(tokens, "eval");
     json options = options_of({{"mode", "block_wise"}, {"pruner_type", "random"}, {"pruning_ratio", 0.25}});
-    const Pruned pruned = prune(model, windows, options, scratch.path());
+    const PrunedModel pruned = prune(model, windows, options, scratch.path());
     EXPECT_EQ(pruned.model.parameters(), 3262720);
     const double ppl = evaluate(pruned.model, nullptr, eval, DType::f32, scratch.path(), {}).model.value;
     EXPECT_NEAR(ppl, 43.9984, 4 * 2.3226);  // the golden mean ± 4 standard deviations
-    const Pruned again = prune(model, windows, options, scratch.path());
+    const PrunedModel again = prune(model, windows, options, scratch.path());
     options["seed"] = 7;
-    const Pruned other = prune(model, windows, options, scratch.path());
-    const auto units = [](const Pruned& p) { return p.commits.at(0).at(1).units; };
+    const PrunedModel other = prune(model, windows, options, scratch.path());
+    const auto units = [](const PrunedModel& p) { return p.commits.at(0).at(1).units; };
     EXPECT_EQ(units(again), units(pruned));
     EXPECT_NE(units(other), units(pruned));
 }

@@ -28,7 +28,7 @@ public:
 
 class ModelScopeTest : public testing::Test {
 protected:
-    Pruned run(const Windows* windows, std::function<void(kerf::Structure&, kerf::Job&)> what) {
+    PrunedModel run(const Windows* windows, std::function<void(kerf::Structure&, kerf::Job&)> what) {
         body = std::move(what);
         return prune_model(model_, instance_, windows, scratch_.path(), hooks_);
     }
@@ -61,7 +61,7 @@ protected:
 const std::string mlp = "model.layers.0.mlp", up = "model.layers.0.mlp.up_proj.weight";
 
 TEST_F(ModelScopeTest, ACommitLeavesASmallerModelWithUnitsNumberedAnew) {
-    const Pruned pruned = run(nullptr, [&](kerf::Structure& structure, kerf::Job&) {
+    const PrunedModel pruned = run(nullptr, [&](kerf::Structure& structure, kerf::Job&) {
         const kerf::WholeModel whole(structure);
         const auto before = whole.parameters(), size = named(structure, mlp).size();
         const std::vector<std::int64_t> units{0, 2};
@@ -148,7 +148,7 @@ TEST_F(ModelScopeTest, ASweepThatCannotBeIsRefusedInWords) {
 }
 
 TEST_F(ModelScopeTest, BlocksGoFromTheEnd) {
-    const Pruned pruned =
+    const PrunedModel pruned =
         run(nullptr, [](kerf::Structure& structure, kerf::Job&) { kerf::WholeModel(structure).keep_blocks(3); });
     EXPECT_EQ(pruned.model.graph().blocks.size(), 3u);
     EXPECT_EQ(pruned.model.parameters(), 3262208);
