@@ -219,13 +219,13 @@ PrunedModel prune_model(const Model& model, const MethodInstance& method, const 
     return {scope.model(), scope.commits(), std::move(job.metrics)};
 }
 
-std::vector<PlannedAxis> plan_model(const Model& model, const MethodInstance& method, std::int64_t tokens) {
+std::vector<PlannedRemoval> plan_model(const Model& model, const MethodInstance& method, std::int64_t tokens) {
     const auto axes = find_axes(model.graph());
     const auto facts = axis_facts(model.graph(), axes, tokens);
     std::vector<kerf_axis_shape> shapes;
     for (std::size_t i = 0; i < axes.size(); ++i) shapes.push_back(axis_shape(axes[i], facts[i], -1));
     const auto plans = method.plan(shapes);
-    std::vector<PlannedAxis> out;
+    std::vector<PlannedRemoval> out;
     for (std::size_t i = 0; i < axes.size(); ++i)
         if (plans[i].remove >= 0)
             out.push_back({axes[i].name, plans[i].remove, plans[i].exact != 0, plans[i].scratch_bytes, plans[i].flops});

@@ -25,13 +25,13 @@ PrunedModel prune_model(const Model& model, const MethodInstance& method, const 
                         const std::filesystem::path& scratch, const BlockRunner::Hooks& hooks);
 
 /// Units of each axis that a method says will go, by the axes' names: what plan_axes() answers.
-struct PlannedAxis {
+struct PlannedRemoval {
     std::string axis;
     std::int64_t remove = 0;
     bool exact = true;
     std::uint64_t scratch_bytes = 0;
     double flops = 0;
 };
-std::vector<PlannedAxis> plan_model(const Model& model, const MethodInstance& method, std::int64_t tokens);
+std::vector<PlannedRemoval> plan_model(const Model& model, const MethodInstance& method, std::int64_t tokens);
 
 }  // namespace kerf::core

@@ -83,6 +83,7 @@ struct Compression {
                                                writer.write_linear(target, made);
                                                metrics[target.name] = made.metrics;
                                            },
+                                       .pruned = {},
                                        .progress = [](double) {},
                                        .log = [&](int, const std::string& line) { warnings.push_back(line); },
                                        .check_cancelled = [] {}};

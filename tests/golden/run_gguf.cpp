@@ -55,7 +55,8 @@ TEST_P(GgufOfTinyModel, GivesTheLogitsOfTheCheckpoint) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Golden, GgufOfTinyModel,
-                         testing::Values("llama-tiny", "gptneox-tiny", "gptneox-serial-tiny", "qwen3-tiny"), [](const auto& info) {
+                         testing::Values("llama-tiny", "gptneox-tiny", "gptneox-serial-tiny", "qwen3-tiny"),
+                         [](const auto& info) {
                              std::string name = info.param;
                              std::replace(name.begin(), name.end(), '-', '_');
                              return name;

@@ -72,8 +72,11 @@ PrunedModel prune(const Model& model, const Windows& windows, const json& option
     const std::string_view schema(method->table->options_schema.data, method->table->options_schema.size);
     const MethodInstance instance(*method, components().host, validate_options(schema, options, method->id, {}));
     plan_model(model, instance, windows.samples * windows.length);
-    const BlockRunner::Hooks hooks{
-        .made = {}, .progress = [](double) {}, .log = [](int, const std::string&) {}, .check_cancelled = [] {}};
+    const BlockRunner::Hooks hooks{.made = {},
+                                   .pruned = {},
+                                   .progress = [](double) {},
+                                   .log = [](int, const std::string&) {},
+                                   .check_cancelled = [] {}};
     return prune_model(model, instance, &windows, scratch, hooks);
 }
 

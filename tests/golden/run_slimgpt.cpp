@@ -3,6 +3,7 @@
 #include <set>
 
 #include "core/calibration/dataset.hpp"
+#include "core/support/text.hpp"
 #include "core/weights/safetensors_writer.hpp"
 #include "tests/golden/run_fixture.hpp"
 
@@ -90,7 +91,7 @@ struct Outcome {
 /// A magnitude entry with a schedule has a share of its own in every block.
 void override_shares(StageSpec& stage, const json& shares) {
     for (std::size_t i = 0; i < shares.size(); ++i)
-        stage.overrides.push_back({text("*layers.", i, "."), {{"sparsity", shares[i]}}});
+        stage.overrides.emplace_back(text("*layers.", i, "."), json{{"sparsity", shares[i]}});
     for (auto& [glob, options] : stage.overrides)
         if (glob.ends_with(".")) glob += "*";
 }

@@ -54,8 +54,11 @@ protected:
     Model model_ = Model::open(test_data("models/llama-tiny"), components());
     MethodComponent method_{"probe", "1.0.0", "probe", {}, Probe::kerf_table<Probe>()};
     MethodInstance instance_{method_, host_table(), nlohmann::json::object()};
-    BlockRunner::Hooks hooks_{
-        .made = {}, .progress = [](double) {}, .log = [](int, const std::string&) {}, .check_cancelled = [] {}};
+    BlockRunner::Hooks hooks_{.made = {},
+                              .pruned = {},
+                              .progress = [](double) {},
+                              .log = [](int, const std::string&) {},
+                              .check_cancelled = [] {}};
 };
 
 const std::string mlp = "model.layers.0.mlp", up = "model.layers.0.mlp.up_proj.weight";
