@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Pruning and what comes after it, through the command on the trained tiny models.
 #include "core/support/text.hpp"
+#include "core/weights/tensor_file.hpp"
 #include "tests/e2e/command.hpp"
 
 namespace kerf::e2e {
