@@ -54,6 +54,7 @@ StageSpec stage_of(const json& settings) {
     o = {{"sparsity", settings.value("sparsity", 0.0)}};
     if (settings["gqa"] == "head_balanced") o["gqa"] = "head_balanced";
     if (magnitude) {
+        o["norm"] = "l1";
         stage.refit = kernel.find("refit") != std::string::npos;
         stage.refit_damp = settings["percdamp"];
     } else {
