@@ -91,7 +91,16 @@ private:
         return {};
     }
 
+    /// transformers makes no Llama and no Gemma 2 whose heads do not divide the hidden size, whatever head_dim says.
+    static bool refused_by_its_class(const json& config) {
+        const std::string type = config.value("model_type", "");
+        const std::int64_t heads = config.value("num_attention_heads", std::int64_t{1});
+        return (type == "llama" || type == "gemma2") && heads > 0 &&
+               config.value("hidden_size", std::int64_t{0}) % heads != 0;
+    }
+
     bool makes_the_graph(const json& config) const {
+        if (refused_by_its_class(config)) return false;
         const auto graph = graph_of_config(config);
         return graph && graph_json(*graph) == wanted_;
     }

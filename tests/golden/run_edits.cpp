@@ -257,13 +257,13 @@ TEST(StockConfig, SizesWhatIsCutAlikeInEveryBlock) {
     const Model dense = Model::open(test_data("models/llama-tiny"), components());
     const auto axes = find_axes(dense.graph());
     auto removals = from_all(axes, AxisKind::mlp, {0, 5, 6, 703});
-    for (const auto& removal : from_all(axes, AxisKind::kv_groups, {1})) removals.push_back(removal);
+    for (const auto& removal : from_all(axes, AxisKind::kv_groups, {1, 2})) removals.push_back(removal);
     const Model edited = dense.edited(remove(dense.graph(), axes, removals));
     const auto config = stock_config(edited, components());
     ASSERT_TRUE(config.has_value());
     EXPECT_EQ((*config)["intermediate_size"], 700);
-    EXPECT_EQ((*config)["num_key_value_heads"], 3);
-    EXPECT_EQ((*config)["num_attention_heads"], 6);
+    EXPECT_EQ((*config)["num_key_value_heads"], 2);
+    EXPECT_EQ((*config)["num_attention_heads"], 4);
     EXPECT_EQ((*config)["head_dim"], 32);
 
     // such a folder says all in config.json, as any other model's
@@ -281,11 +281,13 @@ TEST(StockConfig, SaysWhatTheStockClassCannotExpress) {
     const auto stock = [&](const std::vector<Removal>& removals, RemoveOptions options = {}) {
         return stock_config(llama.edited(remove(llama.graph(), axes, removals, options)), components());
     };
-    EXPECT_FALSE(stock({{"model.layers.0.mlp", {1}}}).has_value());  // blocks differ
-    EXPECT_FALSE(stock({{"residual", {1}}}).has_value());            // norms divide by the size that was
-    const auto narrow = stock({{"residual", {1, 2}}}, {.keep_divisor = false});
+    EXPECT_FALSE(stock({{"model.layers.0.mlp", {1}}}).has_value());             // blocks differ
+    EXPECT_FALSE(stock({{"residual", {1}}}).has_value());                       // norms divide by the size that was
+    EXPECT_FALSE(stock(from_all(axes, AxisKind::kv_groups, {1})).has_value());  // 6 heads do not divide 256
+    EXPECT_FALSE(stock({{"residual", {1, 2}}}, {.keep_divisor = false}).has_value());  // nor 8 heads 254
+    const auto narrow = stock({{"residual", {0, 1, 2, 3, 4, 5, 6, 7}}}, {.keep_divisor = false});
     ASSERT_TRUE(narrow.has_value());
-    EXPECT_EQ((*narrow)["hidden_size"], llama.graph().hidden - 2);
+    EXPECT_EQ((*narrow)["hidden_size"], llama.graph().hidden - 8);
     EXPECT_EQ((*narrow)["head_dim"], 32);
     EXPECT_EQ(stock_config(llama, components()), llama.config());
 
