@@ -130,7 +130,9 @@ def stored(name, folder):
 
 def make(name):
     kind, config = FAMILIES[name]
-    model = kind._from_config(config, attn_implementation="eager", dtype=torch.float32).eval()
+    # transformers 5.24's eager attention adds ALiBi twice, its fused one leaves out soft caps.
+    attention = "sdpa" if getattr(config, "alibi", False) else "eager"
+    model = kind._from_config(config, attn_implementation=attention, dtype=torch.float32).eval()
     for seed in itertools.count():
         generator = torch.Generator().manual_seed(seed)
         fill(model, generator)

@@ -73,8 +73,10 @@ def load(folder, **options):
 
 
 def load_stock(folder):
-    # Its plainest attention: the fused one does without the soft caps of Gemma.
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
+    # Its plainest attention, as the fused one does without the soft caps of Gemma; but that one adds Falcon's ALiBi twice.
+    alibi = json.loads((folder / "config.json").read_text()).get("alibi", False)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32,
+                                                 attn_implementation="sdpa" if alibi else "eager").eval()
     for module in model.modules():  # dropout is no part of the graph
         for name, value in vars(module).items():
             if "dropout" in name and isinstance(value, float):
