@@ -68,9 +68,10 @@ TEST_P(Generating, PrefillAndDecodeAgreeWithTheFullForwardPass) {
     const auto expected = full_forward(model, ids);
     const std::int64_t vocabulary = model.graph().vocabulary, prompt = length * 2 / 3;
     Sequence sequence = decoder.start(length);
-    EXPECT_LE(largest_difference(decoder.append(sequence, std::span(ids).first(std::size_t(prompt))),
-                                 expected.data() + (prompt - 1) * vocabulary),
-              1e-5);
+    // against the prompt alone: how far longrope turns a key depends on how long the text is
+    const auto start = std::vector(ids.begin(), ids.begin() + prompt);
+    const auto at_start = full_forward(model, start);
+    EXPECT_LE(largest_difference(decoder.append(sequence, start), at_start.data() + (prompt - 1) * vocabulary), 1e-5);
     for (std::int64_t i = prompt; i < length; ++i)
         EXPECT_LE(largest_difference(decoder.append(sequence, std::span(ids).subspan(std::size_t(i), 1)),
                                      expected.data() + i * vocabulary),
