@@ -237,9 +237,10 @@ class ExportGenerates(unittest.TestCase):
     @of_each(exports)
     def test_a_prompt_in_two_pieces_gives_the_logits_of_the_whole(self, ours):
         ids = ids_for(ours)
-        first = ours(ids[:, :17], use_cache=True)
-        second = ours(ids[:, 17:], past_key_values=first["cache" if "cache" in first else "past_key_values"])
-        self.assertLess(relative(second.logits, ours(ids).logits[:, 17:]), 1e-5)
+        cut = 35  # longrope turns keys by other factors up to 32 tokens than beyond
+        first = ours(ids[:, :cut], use_cache=True)
+        second = ours(ids[:, cut:], past_key_values=first["cache" if "cache" in first else "past_key_values"])
+        self.assertLess(relative(second.logits, ours(ids).logits[:, cut:]), 1e-5)
 
     @of_each(exports)
     def test_padding_to_the_left_changes_nothing(self, ours):
