@@ -51,12 +51,20 @@ function(kerf_add_plugin name)
     install(TARGETS ${name} LIBRARY DESTINATION ${KERF_PLUGIN_INSTALL_DIR})
 endfunction()
 
-# kerf_kernel_sources(TARGET)
+# kerf_kernel_library(NAME SOURCES file...)
 #
-# Adds the target's kernels, one body compiled once for each instruction set: kernel_portable.cpp and, on x86,
-# kernel_avx2.cpp and kernel_avx512.cpp, which include kernel_body.inl (see kerf/panel_kernels.hpp). KERF_KERNELS_X86 says in
-# the source that the last two are there; kerf::best_isa() says which of them the processor can run.
-function(kerf_kernel_sources target)
+# A static library for plugins and their tests to link: SOURCES and kernels, one body compiled once for each instruction set,
+# which are kernel_portable.cpp and, on x86, kernel_avx2.cpp and kernel_avx512.cpp. These include kernel_body.inl (see
+# kerf/panel_kernels.hpp). KERF_KERNELS_X86 says in the source that the last two are there; kerf::best_isa() says which of
+# them the processor can run.
+function(kerf_kernel_library target)
+    cmake_parse_arguments(arg "" "" "SOURCES" ${ARGN})
+    add_library(${target} STATIC ${arg_SOURCES})
+    target_include_directories(${target} PUBLIC ${CMAKE_CURRENT_SOURCE_DIR})
+    target_link_libraries(${target} PUBLIC kerf::sdk)
+    target_compile_features(${target} PUBLIC cxx_std_20)
+    set_target_properties(${target} PROPERTIES POSITION_INDEPENDENT_CODE ON CXX_VISIBILITY_PRESET hidden
+        VISIBILITY_INLINES_HIDDEN ON)
     # Fused multiply-adds only where the source says so, and no reordering: every instruction set gives the same bytes. The
     # other two let min, max and rounding become vector instructions.
     target_compile_options(${target} PRIVATE -O3 -ffp-contract=off -fno-math-errno -fno-trapping-math)
@@ -70,4 +78,7 @@ function(kerf_kernel_sources target)
     endif()
     set_source_files_properties(kernel_portable.cpp kernel_avx2.cpp kernel_avx512.cpp PROPERTIES
         OBJECT_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/kernel_body.inl)
+    if(COMMAND kerf_settings)  # inside kerf's own tree
+        kerf_settings(${target})
+    endif()
 endfunction()

@@ -9,7 +9,7 @@
 
 /// The products of panels (panel.hpp), for the instruction set that the including file is compiled for. Each set has a
 /// namespace of its own, so that the linker never takes one's functions for another's; of the standard library there is
-/// <cstdint> alone, for the same reason. Include it in files of kernels only (kerf_kernel_sources in CMake), and
+/// <cstdint> alone, for the same reason. Include it in files of kernels only (kerf_kernel_library in CMake), and
 /// nothing else with inline functions there.
 ///
 /// All that have a fused multiply-add (AVX2, AVX-512, ARM) give the same bytes; x86 without one rounds products first.
