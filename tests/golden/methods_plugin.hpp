@@ -3,9 +3,11 @@
 
 #include <dlfcn.h>
 
+#include <cmath>
 #include <map>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <random>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -16,6 +18,24 @@
 #include "methods_case.hpp"
 
 namespace kerf::test {
+
+inline Owned<float> normal_weight(Shape shape, unsigned seed) {
+    std::mt19937 random(seed);
+    std::normal_distribution<float> normal;
+    Owned<float> w(shape);
+    for (auto& x : w.data) x = 0.02f * normal(random);
+    return w;
+}
+
+/// H of inputs x_c = y_c + ½ x_{c−1}: full, positive definite.
+inline Owned<float> chained_gram(std::int64_t columns) {
+    Owned<float> h({columns, columns});
+    for (std::int64_t i = 0; i < columns; ++i)
+        for (std::int64_t j = 0; j < columns; ++j)
+            h(i, j) =
+                static_cast<float>((1 + i % 5) * (1 + j % 5)) * std::pow(0.5f, static_cast<float>(std::abs(i - j)));
+    return h;
+}
 
 /// What one call of compress() left behind.
 struct Compressed {

@@ -24,24 +24,6 @@ Owned<float> golden_matrix(const std::string& name) {
     return out;
 }
 
-Owned<float> normal_weight(Shape shape, unsigned seed) {
-    std::mt19937 random(seed);
-    std::normal_distribution<float> normal;
-    Owned<float> w(shape);
-    for (auto& x : w.data) x = 0.02f * normal(random);
-    return w;
-}
-
-/// H of inputs x_c = y_c + ½ x_{c−1} of different sizes.
-Owned<float> chained_gram(std::int64_t columns) {
-    Owned<float> h({columns, columns});
-    for (std::int64_t i = 0; i < columns; ++i)
-        for (std::int64_t j = 0; j < columns; ++j)
-            h(i, j) =
-                static_cast<float>((1 + i % 5) * (1 + j % 5)) * std::pow(0.5f, static_cast<float>(std::abs(i - j)));
-    return h;
-}
-
 std::int64_t zeros_in(const std::vector<float>& values) {
     return std::count(values.begin(), values.end(), 0.0f);
 }

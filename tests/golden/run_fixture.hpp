@@ -4,9 +4,12 @@
 #include <gtest/gtest.h>
 
 #include <unistd.h>
+#include <algorithm>
+#include <cmath>
 #include <filesystem>
 #include <nlohmann/json.hpp>
 #include <string>
+#include <vector>
 
 #include "core/exec/program.hpp"
 #include "core/pipeline/model.hpp"
@@ -106,6 +109,21 @@ inline Recipe golden_recipe(const std::string& model, const std::filesystem::pat
     recipe.output.path = output;
     recipe.output.dtype = DType::f32;
     return recipe;
+}
+
+/// max |x|
+inline double largest(const std::vector<float>& values) {
+    double out = 0;
+    for (const float value : values) out = std::max(out, std::abs(double(value)));
+    return out;
+}
+/// max |a - b|
+inline double distance(const std::vector<float>& a, const std::vector<float>& b) {
+    EXPECT_EQ(a.size(), b.size());
+    double out = 0;
+    for (std::size_t i = 0; i < std::min(a.size(), b.size()); ++i)
+        out = std::max(out, std::abs(double(a[i]) - double(b[i])));
+    return out;
 }
 
 inline double perplexity_after(const nlohmann::json& report) {

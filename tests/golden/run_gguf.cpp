@@ -28,14 +28,6 @@ fs::path write_gguf(const Model& model, Storage storage, const fs::path& file) {
     return file;
 }
 
-double largest_difference(const std::vector<float>& a, const std::vector<float>& b) {
-    EXPECT_EQ(a.size(), b.size());
-    double out = 0;
-    for (std::size_t i = 0; i < std::min(a.size(), b.size()); ++i)
-        out = std::max(out, std::abs(double(a[i]) - double(b[i])));
-    return out;
-}
-
 class GgufOfTinyModel : public testing::TestWithParam<const char*> {};
 
 TEST_P(GgufOfTinyModel, GivesTheLogitsOfTheCheckpoint) {
@@ -45,13 +37,13 @@ TEST_P(GgufOfTinyModel, GivesTheLogitsOfTheCheckpoint) {
     const Windows windows = token_windows(test_data("golden/logits-" + name + ".safetensors"), "input_ids");
     const auto expected = logits(folder, windows, DType::f32, scratch.path());
     const Model exact = Model::open(write_gguf(folder, Storage::f32, scratch.path() / "exact.gguf"), components());
-    EXPECT_EQ(largest_difference(logits(exact, windows, DType::f32, scratch.path()), expected), 0);
+    EXPECT_EQ(distance(logits(exact, windows, DType::f32, scratch.path()), expected), 0);
     EXPECT_EQ(exact.parameters(), folder.parameters());
     // Eight bits keep the order of most logits, which says that no row went astray.
     const Model rounded = Model::open(write_gguf(folder, Storage::q8_0, scratch.path() / "rounded.gguf"), components());
     double largest = 0;
     for (const float value : expected) largest = std::max(largest, std::abs(double(value)));
-    EXPECT_LE(largest_difference(logits(rounded, windows, DType::f32, scratch.path()), expected), 0.05 * largest);
+    EXPECT_LE(distance(logits(rounded, windows, DType::f32, scratch.path()), expected), 0.05 * largest);
 }
 
 INSTANTIATE_TEST_SUITE_P(Golden, GgufOfTinyModel,

@@ -24,20 +24,6 @@ std::vector<float> golden_values(const TensorFile& file, const std::string& name
     return out;
 }
 
-double largest(const std::vector<float>& values) {
-    double out = 0;
-    for (const float value : values) out = std::max(out, std::abs(double(value)));
-    return out;
-}
-
-double distance(const std::vector<float>& a, const std::vector<float>& b) {
-    EXPECT_EQ(a.size(), b.size());
-    double out = 0;
-    for (std::size_t i = 0; i < std::min(a.size(), b.size()); ++i)
-        out = std::max(out, std::abs(double(a[i]) - double(b[i])));
-    return out;
-}
-
 TEST_P(TinyModel, GivesTheLogitsAndHiddenStatesOfTransformers) {
     const std::string name = GetParam();
     const auto path = golden_file(name, "logits-" + name + ".safetensors");

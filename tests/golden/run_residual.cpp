@@ -13,20 +13,6 @@
 namespace kerf::core {
 namespace {
 
-double largest(const std::vector<float>& values) {
-    double out = 0;
-    for (const float value : values) out = std::max(out, std::abs(double(value)));
-    return out;
-}
-
-double distance(const std::vector<float>& a, const std::vector<float>& b) {
-    EXPECT_EQ(a.size(), b.size());
-    double out = 0;
-    for (std::size_t i = 0; i < std::min(a.size(), b.size()); ++i)
-        out = std::max(out, std::abs(double(a[i]) - double(b[i])));
-    return out;
-}
-
 Windows windows_for(const Model& model) {
     Windows windows;
     windows.samples = 2;

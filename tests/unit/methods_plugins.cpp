@@ -13,24 +13,6 @@ namespace {
 
 using nlohmann::json;
 
-Owned<float> normal_weight(Shape shape, unsigned seed) {
-    std::mt19937 random(seed);
-    std::normal_distribution<float> normal;
-    Owned<float> w(shape);
-    for (auto& x : w.data) x = 0.02f * normal(random);
-    return w;
-}
-
-/// H of inputs x_c = y_c + ½ x_{c−1}: full, positive definite.
-Owned<float> chained_gram(std::int64_t columns) {
-    Owned<float> h({columns, columns});
-    for (std::int64_t i = 0; i < columns; ++i)
-        for (std::int64_t j = 0; j < columns; ++j)
-            h(i, j) =
-                static_cast<float>((1 + i % 5) * (1 + j % 5)) * std::pow(0.5f, static_cast<float>(std::abs(i - j)));
-    return h;
-}
-
 std::string refusal(const std::string& method, const json& options, Shape shape = {4, 16}) {
     try {
         const auto gram = chained_gram(shape.columns);
