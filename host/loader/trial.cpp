@@ -107,15 +107,19 @@ private:
         return cost;
     }
 
-    std::optional<core::Replacement> compress(int threads, const kerf_cost& cost) {
-        core::set_threads(threads);
-        core::Curvature curvature("trial.layer input", columns, tokens, sample_.gram);
-        kerf_layer layer;
+    void describe(kerf_layer& layer, core::Curvature& curvature) const {
         layer.name = "trial.layer";
         layer.out = rows;
         layer.in = columns;
         layer.weight = sample_.weight.data();
         if (method_.needs & KERF_NEEDS_INPUT_GRAM) layer.curvature = &curvature;
+    }
+
+    std::optional<core::Replacement> compress(int threads, const kerf_cost& cost) {
+        core::set_threads(threads);
+        core::Curvature curvature("trial.layer input", columns, tokens, sample_.gram);
+        kerf_layer layer;
+        describe(layer, curvature);
         kerf_job job;
         if (!attempt([&](kerf_error* error) { return method_.compress(self_, &job, &layer, error); })) return {};
         if (job.memory.live() != 0) problem(text("did not give ", job.memory.live(), " bytes back after a layer"));
@@ -184,11 +188,7 @@ private:
         core::set_threads(threads);
         core::Curvature curvature("trial.layer input", columns, tokens, sample_.gram);
         kerf_layer layer;
-        layer.name = "trial.layer";
-        layer.out = rows;
-        layer.in = columns;
-        layer.weight = sample_.weight.data();
-        if (method_.needs & KERF_NEEDS_INPUT_GRAM) layer.curvature = &curvature;
+        describe(layer, curvature);
         const core::Axis axis = sample_axis();
         const auto read = [&](const core::Place& place) -> core::PlaceValues {
             if (place.role == core::Place::Role::input) return {sample_.weight, {rows, columns}};
