@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "core/support/error.hpp"
+#include "core/support/transpose.hpp"
 
 namespace kerf::core {
 namespace {
@@ -134,14 +135,6 @@ std::vector<float> scales_of(const GptqLayout& layout, const StoredTensor& store
     return scales;
 }
 
-std::vector<float> transposed(const std::vector<float>& matrix, std::int64_t rows, std::int64_t columns) {
-    std::vector<float> out(matrix.size());
-    for (std::int64_t r = 0; r < rows; ++r)
-        for (std::int64_t c = 0; c < columns; ++c)
-            out[static_cast<std::size_t>(c * rows + r)] = matrix[static_cast<std::size_t>(r * columns + c)];
-    return out;
-}
-
 /// Calls use(o, c, code) for every weight. 16 outputs at a time: their words are one cache line, and the caller, who
 /// writes rows of outputs, fills 16 streams, as many as the hardware follows.
 template <class Use>
@@ -203,7 +196,7 @@ std::vector<std::byte> packed_scales(const GptqLayout& layout, std::span<const f
     for (const float scale : scales)
         if (!(std::abs(scale) < float16_end))
             bad_input(layout.name, ": the scale ", scale, " does not fit float16, in which this format stores scales");
-    const auto by_group = transposed({scales.begin(), scales.end()}, layout.out, layout.groups());
+    const auto by_group = transposed(scales, layout.out, layout.groups());
     std::vector<std::byte> bytes(by_group.size() * 2);
     from_float32(by_group, DType::f16, bytes);
     return bytes;

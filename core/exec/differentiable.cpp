@@ -186,8 +186,9 @@ private:
             case OpKind::linear:
                 return linear(op, in[0]);
             case OpKind::rms_norm: {
-                const at::Tensor weight = *parameter(op.weight);
-                return tensor_ops::rms_norm(op, in[0], op.value != 0 ? weight + op.value : weight);
+                auto weight = parameter(op.weight);
+                if (weight && op.value != 0) weight = *weight + op.value;
+                return tensor_ops::rms_norm(op, in[0], weight);
             }
             case OpKind::layer_norm: {
                 const auto weight = parameter(op.weight), bias = parameter(op.bias);
@@ -198,26 +199,11 @@ private:
             case OpKind::attention:
                 return op.softcap > 0 || op.alibi ? attend_by_scores(op, input_.batch, in[0], in[1], in[2])
                                                   : attend(op, input_.batch, in[0], in[1], in[2]);
-            case OpKind::activation:
-                return tensor_ops::activate(op.activation, in[0]);
-            case OpKind::mul:
-                return in[0] * in[1];
-            case OpKind::add:
-                return in[0] + in[1];
-            case OpKind::scale:
-                return tensor_ops::scale(op, in[0]);
             case OpKind::softcap:
                 return capped(in[0], op.value);
-            case OpKind::route:
-                return tensor_ops::route(op, in[0]);
-            case OpKind::dispatch:
-                return tensor_ops::dispatch(op, in[0], in[1]);
-            case OpKind::combine:
-                return tensor_ops::combine(in);
-            case OpKind::split:
-                break;
+            default:
+                return tensor_ops::weightless(op, in);
         }
-        internal_error("op ", op_name(op.kind), " has no single result");
     }
 
     const DifferentiablePiece& piece_;

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // What a backward sweep takes, from the graph alone. The terms mirror what gradient_sweep.cpp holds at once.
 #include <algorithm>
-#include <map>
 
 #include "core/exec/gradient_sweep.hpp"
 #include "core/exec/states.hpp"
 #include "core/graph/cost.hpp"
+#include "core/graph/value_shapes.hpp"
 
 namespace kerf::core {
 namespace {
@@ -16,32 +16,13 @@ std::uint64_t elements(const ExpectedTensor& tensor) {
     return out;
 }
 
-/// Features that an op makes, `in` being those of its first input.
-std::int64_t features_made(const Op& op, const std::map<std::string, std::int64_t>& width) {
-    const auto of = [&](std::size_t i) { return width.contains(op.in[i]) ? width.at(op.in[i]) : 0; };
-    switch (op.kind) {
-        case OpKind::embedding:
-            return op.columns;
-        case OpKind::linear:
-            return op.rows;
-        case OpKind::attention:
-            return op.heads * value_dim(op);
-        case OpKind::combine:
-            return of(1);
-        default:
-            return of(0);
-    }
-}
-
 /// Floats a token that autograd keeps until the way back is done: every value, what ops keep beside their results, and
 /// the gradients of the few that are worked on.
 std::int64_t kept_features(const std::vector<Op>& ops, std::int64_t input, std::int64_t length) {
-    std::map<std::string, std::int64_t> width{{"x", input}};
     std::int64_t sum = input, widest = input;
     for (const auto& op : ops) {
-        const std::int64_t made = features_made(op, width);
-        for (std::size_t o = 0; o < op.out.size(); ++o)
-            width[op.out[o]] = op.kind == OpKind::split ? op.sizes[o] : made;
+        std::int64_t made = 0;
+        for (const auto& value : op.out) made += features_of(ops, value, input);
         widest = std::max(widest, made);
         sum += std::int64_t(double(made) * op.share + 0.5);
         if (op.kind == OpKind::rms_norm || op.kind == OpKind::layer_norm || op.kind == OpKind::rope) sum += 3 * made;

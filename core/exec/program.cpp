@@ -18,6 +18,7 @@
 #include "core/linalg/linalg.hpp"
 #include "core/support/error.hpp"
 #include "core/support/parallel.hpp"
+#include "core/support/transpose.hpp"
 
 namespace kerf::core {
 
@@ -211,29 +212,19 @@ struct Program::Impl {
                 return rope(index, batch, in[0]);
             case OpKind::attention:
                 return attention(op, batch, in[0], in[1], in[2]);
-            case OpKind::activation:
-                return tensor_ops::activate(op.activation, in[0]);
-            case OpKind::mul:
-                return in[0] * in[1];
-            case OpKind::add:
-                return in[0] + in[1];
-            case OpKind::scale:
-                return tensor_ops::scale(op, in[0]);
             case OpKind::softcap:
                 return tensor_ops::softcap(op.value, in[0]);
-            case OpKind::route:
-                return tensor_ops::route(op, in[0]);
-            case OpKind::dispatch:
-                return tensor_ops::dispatch(op, in[0], in[1]);
-            case OpKind::combine:
-                return tensor_ops::combine(in);
-            case OpKind::embedding:
-            case OpKind::split:
-                break;
+            default:
+                return tensor_ops::weightless(op, in);
         }
-        internal_error("op ", op_name(op.kind), " has no single float input");
     }
 };
+
+std::vector<float> linear_weight(const WeightSource& source, const Op& linear) {
+    std::vector<float> weight = source.whole(linear.weight);
+    if (linear.transposed) weight = transposed(weight, linear.columns, linear.rows);
+    return weight;
+}
 
 Program::Program(std::vector<Op> ops, const WeightSource& weights, DType compute, std::int64_t length)
     : impl_(std::make_unique<Impl>()) {

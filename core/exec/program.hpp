@@ -64,6 +64,8 @@ struct WeightSource {
     std::function<std::vector<float>(const std::string& name)> whole;
     std::function<void(const std::string& name, std::int64_t row, std::span<float> out)> row;
 };
+/// A linear's weight, float32 [out, in] whatever the file's layout.
+std::vector<float> linear_weight(const WeightSource& source, const Op& linear);
 
 /// A list of ops with its weights, ready to run in pieces. run() may be called from several threads at once;
 /// set_weight() may not run beside it.

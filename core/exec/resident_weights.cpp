@@ -92,14 +92,7 @@ ResidentWeights::ResidentWeights(const Graph& graph, const WeightSource& source,
 }
 
 void ResidentWeights::load(const Op& linear, const WeightSource& source, std::byte* to) const {
-    std::vector<float> values = source.whole(linear.weight);
-    if (linear.transposed) {
-        std::vector<float> turned(values.size());
-        for (std::int64_t r = 0; r < linear.rows; ++r)
-            for (std::int64_t c = 0; c < linear.columns; ++c)
-                turned[std::size_t(r * linear.columns + c)] = values[std::size_t(c * linear.rows + r)];
-        values = std::move(turned);
-    }
+    const std::vector<float> values = linear_weight(source, linear);
     from_float32(values, type_, {to, values.size() * dtype_bytes(type_)});
 }
 

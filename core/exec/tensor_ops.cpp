@@ -115,4 +115,33 @@ at::Tensor combine(const std::vector<at::Tensor>& in) {
     return sum.to(routing.scalar_type());
 }
 
+at::Tensor weightless(const Op& op, const std::vector<at::Tensor>& in) {
+    switch (op.kind) {
+        case OpKind::activation:
+            return activate(op.activation, in[0]);
+        case OpKind::mul:
+            return in[0] * in[1];
+        case OpKind::add:
+            return in[0] + in[1];
+        case OpKind::scale:
+            return scale(op, in[0]);
+        case OpKind::route:
+            return route(op, in[0]);
+        case OpKind::dispatch:
+            return dispatch(op, in[0], in[1]);
+        case OpKind::combine:
+            return combine(in);
+        case OpKind::embedding:
+        case OpKind::linear:
+        case OpKind::rms_norm:
+        case OpKind::layer_norm:
+        case OpKind::rope:
+        case OpKind::attention:
+        case OpKind::split:
+        case OpKind::softcap:
+            break;
+    }
+    internal_error("op ", op_name(op.kind), " is not without parameters, or has no single result");
+}
+
 }  // namespace kerf::core::tensor_ops

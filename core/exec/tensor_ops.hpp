@@ -37,4 +37,8 @@ at::Tensor dispatch(const Op& op, const at::Tensor& x, const at::Tensor& routing
 /// in: routing, then each expert's output on its rows. Σ weight · output, [tokens, features].
 at::Tensor combine(const std::vector<at::Tensor>& in);
 
+/// An op without parameters that makes one value whatever the positions of its tokens are: activation, mul, add, scale
+/// and those of routed experts. Error(internal) for any other.
+at::Tensor weightless(const Op& op, const std::vector<at::Tensor>& in);
+
 }  // namespace kerf::core::tensor_ops

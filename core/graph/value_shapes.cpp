@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <numeric>
+#include <set>
 #include <utility>
 
 #include "core/support/error.hpp"
@@ -170,6 +171,15 @@ std::int64_t features_of(const std::vector<Op>& ops, const std::string& value, s
         if (std::find(op.out.begin(), op.out.end(), value) != op.out.end()) return features_made(ops, op, value, input);
     if (value == "x") return input;
     internal_error("no op makes ", value);
+}
+
+std::vector<std::string> live_at(const std::vector<Op>& ops, std::size_t op) {
+    std::set<std::string> made{"x"}, live;
+    for (std::size_t i = 0; i < op; ++i) made.insert(ops[i].out.begin(), ops[i].out.end());
+    for (std::size_t i = op; i < ops.size(); ++i)
+        for (const auto& value : ops[i].in)
+            if (made.contains(value)) live.insert(value);
+    return {live.begin(), live.end()};
 }
 
 }  // namespace kerf::core

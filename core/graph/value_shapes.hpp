@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <map>
 #include <string>
+#include <vector>
 
 #include "core/graph/graph.hpp"
 
@@ -51,5 +52,7 @@ private:
 
 /// Features of a value of `ops`, whose input "x" has `input`.
 std::int64_t features_of(const std::vector<Op>& ops, const std::string& value, std::int64_t input);
+/// Values made before op number `op`, or the input "x", that it or a later one reads; sorted.
+std::vector<std::string> live_at(const std::vector<Op>& ops, std::size_t op);
 
 }  // namespace kerf::core

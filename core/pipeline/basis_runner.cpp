@@ -29,16 +29,6 @@ std::size_t past(const std::vector<Op>& ops, const std::string& value) {
     internal_error("no op makes ", value);
 }
 
-/// Values made before `op`, or the block's input, that an op at or past it reads.
-std::vector<std::string> live_at(const std::vector<Op>& ops, std::size_t op) {
-    std::set<std::string> made{block_input}, live;
-    for (std::size_t i = 0; i < op; ++i) made.insert(ops[i].out.begin(), ops[i].out.end());
-    for (std::size_t i = op; i < ops.size(); ++i)
-        for (const auto& value : ops[i].in)
-            if (made.contains(value)) live.insert(value);
-    return {live.begin(), live.end()};
-}
-
 /// A method that mixes up rows and columns, or does not normalise, would ruin the model without a word.
 void check_orthonormal(const std::vector<double>& q, std::int64_t rows, std::int64_t columns, const std::string& what) {
     constexpr double tolerance = 1e-8;

@@ -122,16 +122,6 @@ void BlockRunner::run(const Units& units, States& states, DType compute, bool la
         run_one_pass(units, states, program, last);
 }
 
-/// Values made before `op` (or the block's input) that an op at or past it reads.
-std::vector<std::string> BlockRunner::live_at(std::size_t op) const {
-    std::set<std::string> made{block_input}, live;
-    for (std::size_t i = 0; i < op; ++i) made.insert(ops_[i].out.begin(), ops_[i].out.end());
-    for (std::size_t i = op; i < ops_.size(); ++i)
-        for (const auto& value : ops_[i].in)
-            if (made.contains(value)) live.insert(value);
-    return {live.begin(), live.end()};
-}
-
 /// The values that ops [first, last) read or Grams are made of, sorted.
 std::vector<std::string> BlockRunner::read_by(std::size_t first, std::size_t last, const Accumulators& grams) const {
     std::set<std::string> read;
@@ -142,7 +132,7 @@ std::vector<std::string> BlockRunner::read_by(std::size_t first, std::size_t las
 
 void BlockRunner::segment(const Units& units, States& states, const Program& program, std::size_t first,
                           std::size_t last, const std::vector<std::string>& live_out, Accumulators& grams) {
-    const std::vector<std::string> live_in = live_at(first), read = read_by(first, last, grams);
+    const std::vector<std::string> live_in = live_at(ops_, first), read = read_by(first, last, grams);
     for (const auto& name : live_out)
         if (!states.has(name)) states.declare(name, features_of(ops_, name, input_width_), room_for(ops_, name));
     std::vector<std::string> keep = live_out;
@@ -197,9 +187,9 @@ void BlockRunner::run_one_pass(const Units& units, States& states, Program& prog
                          text(model_.graph().blocks.size() > block_ ? model_.graph().blocks[block_].name : "epilogue",
                               ".", group.value),
                          group.features));
-        const std::vector<std::string> live = live_at(group.first_op);
+        const std::vector<std::string> live = live_at(ops_, group.first_op);
         segment(units, states, program, done, group.first_op, live, gram);
-        for (const auto& name : live_at(done))
+        for (const auto& name : live_at(ops_, done))
             if (std::find(live.begin(), live.end(), name) == live.end()) states.drop(name);
         done = group.first_op;
         Curvature curvature = curvature_of(group, *gram.begin()->second);
@@ -208,7 +198,7 @@ void BlockRunner::run_one_pass(const Units& units, States& states, Program& prog
     }
     if (last) return;
     Accumulators none;
-    const std::vector<std::string> live_in = live_at(done);
+    const std::vector<std::string> live_in = live_at(ops_, done);
     segment(units, states, program, done, ops_.size(), {block_output}, none);
     for (const auto& name : live_in) states.drop(name);
     states.rename(block_output, block_input);
@@ -288,14 +278,7 @@ void BlockRunner::prune_group(const InputGroup& group, Curvature* curvature, Pro
 Compressed BlockRunner::compress_one(const Target& target, Curvature* curvature) {
     const auto started = std::chrono::steady_clock::now();
     const Op& op = ops_[target.op];
-    std::vector<float> weight = model_.source().whole(op.weight);
-    if (op.transposed) {
-        std::vector<float> turned(weight.size());
-        for (std::int64_t o = 0; o < target.out; ++o)
-            for (std::int64_t i = 0; i < target.in; ++i)
-                turned[std::size_t(o * target.in + i)] = weight[std::size_t(i * target.out + o)];
-        weight = std::move(turned);
-    }
+    const std::vector<float> weight = linear_weight(model_.source(), op);
     Compressed made = run_method(target, weight, curvature, hooks_);
     // What follows, the figures included, sees the weight as it will lie on disk.
     if (!layout_.packed(target.name)) round_to(layout_.dtype_of(model_.stored_name(op.weight)), made.weight);

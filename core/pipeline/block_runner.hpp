@@ -57,7 +57,6 @@ private:
     void run_whole_block(const Units& units, States& states, Program& program, bool last);
     void segment(const Units& units, States& states, const Program& program, std::size_t first, std::size_t last,
                  const std::vector<std::string>& live_out, Accumulators& grams);
-    std::vector<std::string> live_at(std::size_t op) const;
     std::vector<std::string> read_by(std::size_t first, std::size_t last, const Accumulators& grams) const;
     Curvature curvature_of(const InputGroup& group, GramAccumulator& sums) const;
     void compress_group(const InputGroup& group, Curvature& curvature, Program* program);

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <list>
+#include <optional>
 #include <set>
 
 #include "core/exec/gradient_sweep.hpp"
@@ -55,22 +56,13 @@ struct Values {
     std::vector<float> data;
     std::int64_t rows = 0, columns = 0;
 };
-Values values_of(const Model& model, const std::string& tensor) {
-    const OpsByTensor ops(model.graph());
-    Values out;
-    out.data = model.source().whole(tensor);
-    const Op* linear = ops.linear(tensor);
-    const Op* op = linear ? linear : ops.of(tensor).front();
-    const bool matrix = op->weight == tensor && (linear || op->kind == OpKind::embedding);
-    out.rows = matrix ? op->rows : 1;
-    out.columns = matrix ? op->columns : std::int64_t(out.data.size());
-    if (linear && linear->transposed) {
-        std::vector<float> turned(out.data.size());
-        for (std::int64_t r = 0; r < out.rows; ++r)
-            for (std::int64_t c = 0; c < out.columns; ++c)
-                turned[std::size_t(r * out.columns + c)] = out.data[std::size_t(c * out.rows + r)];
-        out.data = std::move(turned);
-    }
+Values values_of(const Model& model, const OpsByTensor& ops, const std::string& tensor) {
+    const WeightSource source = model.source();
+    if (const Op* linear = ops.linear(tensor)) return {linear_weight(source, *linear), linear->rows, linear->columns};
+    const Op& op = *ops.of(tensor).front();
+    if (op.kind == OpKind::embedding) return {source.whole(tensor), op.rows, op.columns};
+    Values out{source.whole(tensor), 1, 0};
+    out.columns = std::int64_t(out.data.size());
     return out;
 }
 
@@ -139,15 +131,15 @@ private:
         }
         axes.clear();
         axes_.push_back(find_axes(model_.graph()));
-        const OpsByTensor ops(model_.graph());
-        for (const auto& tensor : expected_tensors(model_.graph())) kinds_[tensor.name] = ops.kind(tensor.name);
+        ops_.emplace(model_.graph());
+        for (const auto& tensor : expected_tensors(model_.graph())) kinds_[tensor.name] = ops_->kind(tensor.name);
         const std::int64_t tokens = windows_ ? windows_->samples * windows_->length : 0;
         const auto facts = axis_facts(model_.graph(), axes_.back(), tokens);
         const std::size_t generation = axes_.size();
         const auto reader = [this, generation](const Place& place) {
             if (generation != axes_.size())
                 bad_input(place.tensor, ": is asked for through an axis from before the last commit()");
-            Values values = values_of(model_, place.tensor);
+            Values values = values_of(model_, *ops_, place.tensor);
             return PlaceValues{std::move(values.data), {values.rows, values.columns}};
         };
         const auto last = std::make_shared<PlaceValues>();
@@ -160,6 +152,7 @@ private:
     const Windows* windows_;
     const std::filesystem::path& scratch_;
     const BlockRunner::Hooks& hooks_;
+    std::optional<OpsByTensor> ops_;            // of model_ as it is
     std::list<std::vector<Axis>> axes_;         // by commit; kerf_axis refers to them
     std::map<std::string, std::string> kinds_;  // by tensor; edits keep names
     std::vector<std::unique_ptr<kerf_axis>> spent_;
@@ -193,7 +186,7 @@ double ModelScope::sweep(const kerf_sweep_request& request, const std::function<
     sweep.progress = hooks_.progress;
     sweep.check_cancelled = hooks_.check_cancelled;
     sweep.made = [&](TensorGradient&& made) {
-        const auto values = values_of(model_, made.tensor);
+        const auto values = values_of(model_, *ops_, made.tensor);
         const View value(values.data, made.rows, made.columns), mean(made.mean, made.rows, made.columns),
             squares(made.squares, made.rows, made.columns);
         kerf_gradient gradient{};
@@ -224,7 +217,7 @@ std::vector<PlannedRemoval> plan_model(const Model& model, const MethodInstance&
     const auto facts = axis_facts(model.graph(), axes, tokens);
     std::vector<kerf_axis_shape> shapes;
     for (std::size_t i = 0; i < axes.size(); ++i) shapes.push_back(axis_shape(axes[i], facts[i], -1));
-    const auto plans = method.plan(shapes);
+    const auto plans = method.plan_axes(shapes);
     std::vector<PlannedRemoval> out;
     for (std::size_t i = 0; i < axes.size(); ++i)
         if (plans[i].remove >= 0)

@@ -179,22 +179,6 @@ void MethodInstance::compress(kerf_job* job, kerf_layer* layer) const {
                [&](kerf_error* error) { return method_.table->compress(self_, job, layer, error); });
 }
 
-std::vector<kerf_axis_plan> MethodInstance::plan(const std::vector<kerf_axis_shape>& axes) const {
-    std::vector<kerf_axis_plan> plans(axes.size());
-    std::vector<const kerf_axis_shape*> in;
-    std::vector<kerf_axis_plan*> out;
-    for (std::size_t i = 0; i < axes.size(); ++i) {
-        plans[i].struct_size = sizeof(kerf_axis_plan);
-        plans[i].remove = -1;
-        in.push_back(&axes[i]);
-        out.push_back(&plans[i]);
-    }
-    check_call(method_.id, [&](kerf_error* error) {
-        return method_.table->plan_axes(self_, in.data(), in.size(), out.data(), error);
-    });
-    return plans;
-}
-
 void MethodInstance::prune(kerf_job* job, kerf_model* model) const {
     check_call(method_.id, [&](kerf_error* error) { return method_.table->prune_model(self_, job, model, error); });
 }

@@ -29,13 +29,11 @@ public:
         int bits = 0;
         std::int64_t group_size = -1;
     };
-    /// What the method will take from each axis.
-    std::vector<kerf_axis_plan> plan_axes(const std::vector<kerf_axis_shape>& shapes) const;
-    void prune(kerf_job* job, kerf_axis* axis) const;
     Cost cost(const std::string& linear, std::int64_t out, std::int64_t in, std::int64_t tokens) const;
     void compress(kerf_job* job, kerf_layer* layer) const;
-    /// Scope MODEL: what plan_axes() and prune_model() say.
-    std::vector<kerf_axis_plan> plan(const std::vector<kerf_axis_shape>& axes) const;
+    /// Scopes AXES and MODEL: what the method will take from each axis.
+    std::vector<kerf_axis_plan> plan_axes(const std::vector<kerf_axis_shape>& shapes) const;
+    void prune(kerf_job* job, kerf_axis* axis) const;
     void prune(kerf_job* job, kerf_model* model) const;
     const nlohmann::json& options() const noexcept { return options_; }
     const MethodComponent& method() const noexcept { return method_; }

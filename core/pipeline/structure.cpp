@@ -1,40 +1,26 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "core/pipeline/structure.hpp"
 
-#include "core/pipeline/basis_stage.hpp"
-
 #include <algorithm>
 #include <chrono>
 #include <numeric>
 #include <set>
 
 #include "core/curvature/refit.hpp"
+#include "core/pipeline/basis_stage.hpp"
 #include "core/plugin_api/job.hpp"
 #include "core/support/error.hpp"
+#include "core/support/transpose.hpp"
 
 namespace kerf::core {
 namespace {
-
-std::vector<float> turned(const std::vector<float>& values, std::int64_t rows, std::int64_t columns) {
-    std::vector<float> out(values.size());
-    for (std::int64_t r = 0; r < rows; ++r)
-        for (std::int64_t c = 0; c < columns; ++c)
-            out[std::size_t(c * rows + r)] = values[std::size_t(r * columns + c)];
-    return out;
-}
-
-/// [out, in], whatever the file's layout.
-std::vector<float> plain_weight(const Model& model, const Op& op) {
-    auto weight = model.source().whole(op.weight);
-    return op.transposed ? turned(weight, op.columns, op.rows) : weight;
-}
 
 PlaceValues place_values(const Model& model, const Graph& graph, const Place& place) {
     if (place.role == Place::Role::input || place.role == Place::Role::output)
         for (const auto& block : graph.blocks)
             for (const auto& op : block.ops)
                 if (op.kind == OpKind::linear && op.name == place.module)
-                    return {plain_weight(model, op), {op.rows, op.columns}};
+                    return {linear_weight(model.source(), op), {op.rows, op.columns}};
     return {model.source().whole(place.tensor), model.tensor(place.tensor).shape};
 }
 
@@ -73,7 +59,7 @@ Hand take_consumers(const Model& model, const AxisTarget& target, const std::vec
     hand.weights.reserve(target.consumers.size());
     for (const std::size_t index : target.consumers) {
         const Op& op = ops[index];
-        hand.weights.push_back(plain_weight(model, op));
+        hand.weights.push_back(linear_weight(model.source(), op));
         auto layer = std::make_unique<kerf_layer>();
         layer->name = op.name;
         layer->out = op.rows;
@@ -170,7 +156,7 @@ void PrunedParts::add(const Model& model, const AxisTarget& target, Pruned&& pru
     for (auto& consumer : pruned.consumers) {
         const Op& op = model.graph().blocks[target.block].ops[consumer.op];
         weights[op.weight] = std::make_shared<const std::vector<float>>(
-            op.transposed ? turned(consumer.weight, op.rows, op.columns) : std::move(consumer.weight));
+            op.transposed ? transposed(consumer.weight, op.rows, op.columns) : std::move(consumer.weight));
     }
 }
 
