@@ -191,8 +191,7 @@ OutputLayout layout_of(const Recipe& recipe, const Prepared& prepared, std::size
         options.format = recipe.output.format;
         options.dtype = recipe.output.dtype;
     }
-    const bool smaller = stage && stage->structural;
-    return OutputLayout(smaller ? planned_result(model, *stage) : model, prepared.model, stage, options);
+    return OutputLayout(model, prepared.model, stage, options);
 }
 
 Prepared prepare(const Recipe& recipe, const Components& components) {
@@ -218,8 +217,7 @@ Prepared prepare(const Recipe& recipe, const Components& components) {
     const std::size_t passes = std::max<std::size_t>(1, out.stages.size());
     std::uint64_t written = 0;  // results of earlier stages stay until the run is complete: --resume needs them
     for (std::size_t i = 0; i < passes; ++i) {
-        const bool turns = i < out.stages.size() && out.stages[i].bases;
-        const OutputLayout layout = layout_of(recipe, out, i, out.models[turns ? i + 1 : i]);
+        const OutputLayout layout = layout_of(recipe, out, i, out.models[std::min(i + 1, out.models.size() - 1)]);
         if (i < out.stages.size()) {
             plan.stages.push_back(plan_stage(out.models[i], out.stages[i], layout, recipe.model.compute));
             plan.flops += plan.stages.back().flops;

@@ -24,7 +24,7 @@ struct Prepared {
 /// budget.
 Prepared prepare(const Recipe& recipe, const Components& components);
 
-/// The layout of stage `index` (or, for recipes without stages, of the copy) over the model that it starts from.
+/// The layout of stage `index` (or, for recipes without stages, of the copy) over the model that it leaves.
 OutputLayout layout_of(const Recipe& recipe, const Prepared& prepared, std::size_t index, const Model& model);
 
 /// Peak resident memory of a stage, and of an evaluation, in bytes beyond what the process holds when idle.

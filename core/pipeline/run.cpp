@@ -4,10 +4,10 @@
 #include <chrono>
 
 #include "core/eval/evaluate.hpp"
-#include "core/graph/cost.hpp"
 #include "core/pipeline/basis_stage.hpp"
 #include "core/pipeline/block_runner.hpp"
 #include "core/pipeline/journal.hpp"
+#include "core/pipeline/meter.hpp"
 #include "core/pipeline/prepared.hpp"
 #include "core/pipeline/save.hpp"
 #include "core/report/report.hpp"
@@ -21,43 +21,11 @@ namespace {
 using nlohmann::json;
 namespace fs = std::filesystem;
 
-double seconds_since(std::chrono::steady_clock::time_point start) {
-    return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-}
-
-/// Progress of a whole run in FLOPs, handed on with the phase that it is in.
-class Meter {
-public:
-    Meter(const Observer& observer, double total) : observer_(observer), total_(total) {}
-    void phase(std::string name) { phase_ = std::move(name); }
-    void detail(std::string name) { detail_ = std::move(name); }
-    void add(double flops) {
-        done_ = std::min(total_, done_ + flops);
-        if (observer_.progress) observer_.progress(phase_, detail_, done_, total_);
-    }
-    void check_cancelled() const {
-        if (observer_.cancelled && observer_.cancelled()) throw Error(Fault::cancelled, "interrupted");
-    }
-    void log(int level, const std::string& message) const {
-        if (observer_.log) observer_.log(level, message);
-    }
-
-private:
-    const Observer& observer_;
-    double total_, done_ = 0;
-    std::string phase_, detail_;
-};
-
 json perplexity_json(const Perplexity& figure) {
     return {{"value", figure.value},
             {"standard_error", figure.standard_error},
             {"tokens", figure.tokens},
             {"windows", figure.windows}};
-}
-
-/// A token's FLOPs in one step of an evaluation: a block, or the head.
-double flops_of_a_step(const Graph& graph, std::int64_t length) {
-    return cost_of(graph, length).total.prefill_flops / double(graph.blocks.size() + 1);
 }
 
 /// The unfinished output beside its final place.
@@ -116,6 +84,7 @@ private:
     void work();
     void evaluate_before();
     Model run_stage(std::size_t index, const Model& input);
+    void report_stage(std::size_t index, std::chrono::steady_clock::time_point started);
     std::vector<Removal> removals_of(std::size_t index, std::int64_t block = -1) const;
     Model run_bases(std::size_t index, const Model& input, const fs::path& folder, bool last);
     BasisStage surveyed(std::size_t index, const Model& input, const fs::path& scratch);
@@ -231,13 +200,10 @@ void Run::work() {
     Model current = prepared_.model;
     const std::size_t passes = std::max<std::size_t>(1, prepared_.stages.size());
     for (std::size_t index = 0; index < passes; ++index) {
-        // What was planned over a model whose shapes alone were right starts from the real one now.
-        if (index > 0 && prepared_.stages[index - 1].structural)
-            prepared_.stages[index] =
-                resolve_stage(recipe_, index, current, components_, prepared_.stages[index].windows);
-        Model next = run_stage(index, current);
-        current = std::move(next);
-        if (index + 1 < passes && graph_json(current.graph()) != graph_json(prepared_.models[index + 1].graph()))
+        current = run_stage(index, current);
+        // Of what a stage removes the plan knows the shapes alone, and a survey may have given other sizes.
+        if (index + 1 < passes && (prepared_.stages[index].structural ||
+                                   graph_json(current.graph()) != graph_json(prepared_.models[index + 1].graph())))
             resolve_again(index + 1, current);
     }
     report_["parameters"]["after"] = current.parameters();
@@ -271,49 +237,56 @@ Model Run::run_stage(std::size_t index, const Model& input) {
     const fs::path folder = last ? partial_ : partial_ / text("stage-", index);
     if (!last) fs::create_directories(folder);
     if (index < prepared_.stages.size() && prepared_.stages[index].bases) return run_bases(index, input, folder, last);
-    const OutputLayout layout = layout_of(recipe_, prepared_, index, input);
+    const Stage* stage = index < prepared_.stages.size() ? &prepared_.stages[index] : nullptr;
+    const OutputLayout layout = layout_of(recipe_, prepared_, index, stage ? planned_result(input, *stage) : input);
     report_["bytes"]["after"] = layout.shards().total_bytes();
-    const bool structural = index < prepared_.stages.size() && prepared_.stages[index].structural;
+    const bool structural = stage && stage->structural;
     if (last && !structural)
         write_side_files(input, layout);
     else if (!last)
         write_atomically(folder / "config.json", input.config().dump());
     run_blocks(index, input, layout, folder);
-    if (index < prepared_.stages.size()) {
-        const Stage& stage = prepared_.stages[index];
-        json linears = json::array();
-        for (std::int64_t block = 0; block <= std::int64_t(input.graph().blocks.size()); ++block)
-            if (const json* entry = journal_->find("block", std::int64_t(index), block))
-                for (const auto& linear : entry->value("linears", json::array())) linears.push_back(linear);
-        json axes = json::array();
-        const auto removed = removals_of(index);
-        for (const auto& target : stage.axes) {
-            std::vector<std::int64_t> units;
-            for (const auto& removal : removed)
-                if (removal.axis == target.axis->name) units = removal.units;
-            axes.push_back({{"name", target.axis->name},
-                            {"kind", axis_kind_name(target.axis->kind)},
-                            {"units", target.axis->size},
-                            {"removed", units}});
-        }
-        report_["stages"].push_back({{"method", stage.method_id},
-                                     {"version", stage.method->version},
-                                     {"options", stage.options},
-                                     {"seconds", seconds_since(started)},
-                                     {"peak_bytes", peak_resident_bytes()},
-                                     {"linears", linears}});
-        if (stage.structural) report_["stages"].back()["axes"] = axes;
-    }
+    if (stage) report_stage(index, started);
     Model result = input;
     const auto removed = removals_of(index);
-    if (structural && !prepared_.stages[index].zeroed && !removed.empty())
-        result = input.edited(remove(input.graph(), *prepared_.stages[index].all_axes, removed));
+    if (structural && !stage->zeroed && !removed.empty())
+        result = input.edited(remove(input.graph(), *stage->all_axes, removed));
     result = result.with_weights(Checkpoint::open(folder));
     if (last && structural) write_side_files(result, layout);
     return result;
 }
 
-/// A survey may have given other sizes than were planned: what comes later is checked against what there is.
+void Run::report_stage(std::size_t index, std::chrono::steady_clock::time_point started) {
+    const Stage& stage = prepared_.stages[index];
+    json linears = json::array(), axes = json::array(), positions = json::array();
+    for (const auto& entry : journal_->entries()) {
+        if (entry.value("stage", std::int64_t{-1}) != std::int64_t(index)) continue;
+        for (const auto& linear : entry.value("linears", json::array())) linears.push_back(linear);
+    }
+    for (std::size_t p = 0; stage.bases && p < stage.bases->bases.size(); ++p)
+        if (const json* entry = journal_->find(text("position ", p), std::int64_t(index), -1))
+            positions.push_back((*entry)["figures"]);
+    const auto removed = removals_of(index);
+    for (const auto& target : stage.axes) {
+        std::vector<std::int64_t> units;
+        for (const auto& removal : removed)
+            if (removal.axis == target.axis->name) units = removal.units;
+        axes.push_back({{"name", target.axis->name},
+                        {"kind", axis_kind_name(target.axis->kind)},
+                        {"units", target.axis->size},
+                        {"removed", units}});
+    }
+    report_["stages"].push_back({{"method", stage.method_id},
+                                 {"version", stage.method->version},
+                                 {"options", stage.options},
+                                 {"seconds", seconds_since(started)},
+                                 {"peak_bytes", peak_resident_bytes()},
+                                 {"linears", linears}});
+    if (stage.structural) report_["stages"].back()["axes"] = axes;
+    if (stage.bases) report_["stages"].back()["positions"] = positions;
+}
+
+/// What comes later is checked against the model that there is, no longer the planned one.
 void Run::resolve_again(std::size_t first, const Model& input) {
     for (std::size_t index = first; index < prepared_.stages.size(); ++index) {
         const Model& from = index == first ? input : prepared_.models[index];
@@ -390,17 +363,7 @@ Model Run::run_bases(std::size_t index, const Model& input, const fs::path& fold
         runner.forget(block);
     }
     write_turned(index, layout.outside(), writer);
-    json positions = json::array();
-    for (std::size_t p = 0; p < bases.bases.size(); ++p)
-        if (const json* entry = journal_->find(text("position ", p), std::int64_t(index), -1))
-            positions.push_back((*entry)["figures"]);
-    report_["stages"].push_back({{"method", stage.method_id},
-                                 {"version", stage.method->version},
-                                 {"options", stage.options},
-                                 {"seconds", seconds_since(started)},
-                                 {"peak_bytes", peak_resident_bytes()},
-                                 {"linears", json::array()},
-                                 {"positions", positions}});
+    report_stage(index, started);
     return bases.result.with_weights(Checkpoint::open(folder));
 }
 
