@@ -16,11 +16,6 @@ VmHWM of the process. Contenders that build extensions at their first use get on
 """
 import argparse
 import json
-import os
-import platform
-import shutil
-import statistics
-import struct
 import subprocess
 import sys
 import tempfile
@@ -29,8 +24,8 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-HERE = Path(__file__).resolve().parent
-CONTENDERS = HERE / "contenders"
+from side_by_side import CONTENDERS, cell, emptied, machine, median, perplexity, read_through, run_measured, safetensors_header
+
 DEFAULT = ["kerf-float32", "kerf-bfloat16", "kerf-as-reference", "reference-float32", "reference-bfloat16", "reference-best", "gptqmodel"]
 
 
@@ -59,8 +54,7 @@ class Record:
     outcomes: list = field(default_factory=list)
 
     def median(self, name):
-        values = [getattr(o, name) for o in self.outcomes if getattr(o, name) is not None]
-        return statistics.median(values) if values else None
+        return median(self.outcomes, name)
 
 
 def parse_arguments():
@@ -87,20 +81,6 @@ def parse_arguments():
 
 # --- What is measured on -------------------------------------------------------------------------------------------
 
-def safetensors_header(file):
-    with open(file, "rb") as stream:
-        (size,) = struct.unpack("<Q", stream.read(8))
-        return json.loads(stream.read(size))
-
-
-def read_through(file):
-    """Into the page cache, for the first contender as for the last. In pieces: a child's peak memory, as the kernel counts
-    it, starts at what its parent ever had before the exec."""
-    with open(file, "rb") as stream:
-        while stream.read(1 << 20):
-            pass
-
-
 def linear_shapes(model):
     """[(out, in)] of the linears inside the blocks, and how many there are in block 0."""
     shapes, in_first = [], 0
@@ -119,19 +99,6 @@ def nominal_bits(shapes, bits, group):
     weights = sum(out * width for out, width in shapes)
     grids = sum(out * -(-width // group) if group > 0 else out for out, width in shapes)
     return bits + grids * (16 + bits) / weights
-
-
-def first_line(path, key):
-    for line in Path(path).read_text().splitlines():
-        if line.startswith(key):
-            return line.split(":", 1)[1].strip()
-    return "unknown"
-
-
-def machine():
-    return {"cpu": first_line("/proc/cpuinfo", "model name"), "cores": os.cpu_count(),
-            "memory": first_line("/proc/meminfo", "MemTotal"), "system": platform.platform(),
-            "load_at_start": os.getloadavg()[0]}
 
 
 # --- The contenders --------------------------------------------------------------------------------------------------
@@ -204,43 +171,28 @@ class MetricsWatcher(threading.Thread):
 
 def run_contender(contender, options, folder):
     """Runs one contender in `folder`; its checkpoint is folder/checkpoint, what it printed folder/log."""
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    command = [part.replace("{output}", str(folder / "checkpoint")) for part in contender.command]
-    environment = dict(os.environ, OMP_NUM_THREADS=str(options.threads), MKL_NUM_THREADS=str(options.threads))
+    emptied(folder)
     outcome = Outcome()
-    start = time.monotonic()
-    with open(folder / "log", "wb") as log, subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=log, env=environment) as process:
-        watcher = None
-        if contender.block_linears:
-            watcher = MetricsWatcher(folder, contender.block_linears, start)
-            watcher.start()
-        for line in process.stdout:
-            log.write(line)
-            if line.startswith(b"@bench first-layer"):
-                outcome.first_layer = time.monotonic() - start
-            elif line.startswith(b"@bench quantised"):
-                outcome.quantised = time.monotonic() - start
-        _, status, usage = os.wait4(process.pid, 0)
-        outcome.wall = time.monotonic() - start
-        process.returncode = os.waitstatus_to_exitcode(status)
+
+    def on_line(line, seconds):
+        if line.startswith(b"@bench first-layer"):
+            outcome.first_layer = seconds
+        elif line.startswith(b"@bench quantised"):
+            outcome.quantised = seconds
+
+    watcher = MetricsWatcher(folder, contender.block_linears, time.monotonic()) if contender.block_linears else None
+    if watcher:
+        watcher.start()
+    outcome.wall, outcome.peak_bytes = run_measured(contender.title, contender.command, options.threads, folder, on_line)
     if watcher:
         watcher.finished.set()
         watcher.join()
         outcome.first_layer = watcher.seconds
-    if process.returncode != 0:
-        tail = (folder / "log").read_bytes()[-2000:].decode(errors="replace")
-        raise SystemExit(f"{contender.title}: exit code {process.returncode}. The end of {folder / 'log'}:\n{tail}")
-    outcome.peak_bytes = usage.ru_maxrss * 1024
     return outcome
 
 
-def perplexity(options, checkpoint):
-    command = [options.kerf, "eval", str(checkpoint), "--perplexity", f"windows={options.tokens}", "--source", "tokens",
-               "--tensor", options.evaluation_tensor, "--threads", str(options.threads), "--json"]
-    answer = subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout
-    return json.loads(answer)["perplexity"]["windows"]["value"]
+def evaluate(options, checkpoint):
+    return perplexity(options.kerf, checkpoint, options.tokens, options.evaluation_tensor, options.threads)
 
 
 def judge(contender, options, folder, outcome, nominal):
@@ -251,7 +203,7 @@ def judge(contender, options, folder, outcome, nominal):
         unpack = [options.python, str(CONTENDERS / "unpack_gptq.py"), str(checkpoint), str(plain)]
         answer = subprocess.run(unpack, stdout=subprocess.PIPE, check=True).stdout
         outcome.bits_per_weight, checkpoint = json.loads(answer)["bits_per_weight"], plain
-    outcome.perplexity = perplexity(options, checkpoint)
+    outcome.perplexity = evaluate(options, checkpoint)
 
 
 GEMM_PEAK = """
@@ -280,10 +232,6 @@ def roofline(options, work):
 
 # --- The tables ------------------------------------------------------------------------------------------------------
 
-def cell(value, pattern, scale=1.0):
-    return "–" if value is None else format(value * scale, pattern)
-
-
 def table(records, dense):
     best = min((r.median("wall") for n, r in records.items() if n.startswith("kerf")), default=None)
     rows = ["| | wall s | × fastest kerf | quantised s | first layer s | peak GB | perplexity | bits/weight |",
@@ -311,7 +259,7 @@ def measure(options, work):
         if contender.warm_up and not options.no_warm_up:
             print(f"warm-up: {name}", file=sys.stderr)
             run_contender(contender, options, work / name)
-    dense = perplexity(options, options.model)
+    dense = evaluate(options, options.model)
     for number in range(options.rounds):
         for name, contender in contenders.items():
             outcome = run_contender(contender, options, work / name)

@@ -22,10 +22,14 @@ function(kerf_library name)
     endif()
 endfunction()
 
-# kerf_test(name [TORCH] SOURCES ... LINK ...): one GoogleTest program, registered with CTest test by test.
+set(KERF_TEST_SHARDS 4)
+
+# kerf_test(name [OWN_PROCESS] SOURCES ... LINK ...): one GoogleTest program, registered with CTest in KERF_TEST_SHARDS parts:
+# a process for every test would spend minutes on loading LibTorch. GoogleTest deals its tests out to the parts in turn.
+# With OWN_PROCESS, for tests that fork, each test is a part.
 # KERF_TEST_DATA is tests/data; KERF_SHARED is ../shared, which a clone need not have.
 function(kerf_test name)
-    cmake_parse_arguments(arg "" "" "SOURCES;LINK" ${ARGN})
+    cmake_parse_arguments(arg "OWN_PROCESS" "" "SOURCES;LINK" ${ARGN})
     add_executable(${name} ${arg_SOURCES})
     set_target_properties(${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY "${PROJECT_BINARY_DIR}/tests")
     target_include_directories(${name} PRIVATE ${PROJECT_SOURCE_DIR})
@@ -35,6 +39,16 @@ function(kerf_test name)
     kerf_settings(${name})
     # gcc 12 sees overlapping copies in "literal" + std::string (its bug 105651); tests are full of these.
     target_compile_options(${name} PRIVATE $<$<CXX_COMPILER_ID:GNU>:-Wno-restrict>)
-    include(GoogleTest)
-    gtest_discover_tests(${name} DISCOVERY_TIMEOUT 60 PROPERTIES TIMEOUT 600)
+    if(arg_OWN_PROCESS)
+        include(GoogleTest)
+        gtest_discover_tests(${name} DISCOVERY_TIMEOUT 60 PROPERTIES TIMEOUT 600)
+        return()
+    endif()
+    math(EXPR last "${KERF_TEST_SHARDS} - 1")
+    foreach(shard RANGE ${last})
+        math(EXPR number "${shard} + 1")
+        add_test(NAME ${name}.${number} COMMAND ${name})
+        set_tests_properties(${name}.${number} PROPERTIES TIMEOUT 1500
+            ENVIRONMENT "GTEST_TOTAL_SHARDS=${KERF_TEST_SHARDS};GTEST_SHARD_INDEX=${shard}")
+    endforeach()
 endfunction()

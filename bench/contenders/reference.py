@@ -91,6 +91,17 @@ def quantise_step(block, names, inputs, keywords, options, GPTQ, Quantizer):
 
 
 @torch.no_grad()
+def quantise(model, windows, options, GPTQ, Quantizer):
+    hidden, keywords = inputs_of_first_block(model, windows)
+    steps = STEPS if options.true_sequential else [sum(STEPS, [])]
+    for index, block in enumerate(model.model.layers):
+        for names in steps:
+            quantise_step(block, names, hidden, keywords, options, GPTQ, Quantizer)
+        hidden = [run_block(block, h, keywords) for h in hidden]
+        if index == 0:
+            mark("first-layer")
+
+
 def main():
     options = parse_arguments()
     torch.set_num_threads(options.threads)
@@ -101,16 +112,7 @@ def main():
     from transformers import LlamaForCausalLM
 
     model = LlamaForCausalLM.from_pretrained(options.model, dtype=getattr(torch, options.dtype)).eval()
-    windows = load_file(options.tokens)[options.tensor]
-    hidden, keywords = inputs_of_first_block(model, windows)
-
-    steps = STEPS if options.true_sequential else [sum(STEPS, [])]
-    for index, block in enumerate(model.model.layers):
-        for names in steps:
-            quantise_step(block, names, hidden, keywords, options, GPTQ, Quantizer)
-        hidden = [run_block(block, h, keywords) for h in hidden]
-        if index == 0:
-            mark("first-layer")
+    quantise(model, load_file(options.tokens)[options.tensor], options, GPTQ, Quantizer)
     mark("quantised")
     model.save_pretrained(options.output)
 

@@ -3,12 +3,14 @@
 
 #include <algorithm>
 #include <chrono>
+#include <functional>
 #include <string>
 #include <utility>
 
 #include "core/graph/cost.hpp"
 #include "core/pipeline/run.hpp"
 #include "core/support/error.hpp"
+#include "kerf/abi.h"
 
 namespace kerf::core {
 
@@ -29,14 +31,18 @@ public:
     void check_cancelled() const {
         if (observer_.cancelled && observer_.cancelled()) throw Error(Fault::cancelled, "interrupted");
     }
+    /// Hands every warning to `keep` as well.
+    void keep_warnings(std::function<void(const std::string&)> keep) { keep_ = std::move(keep); }
     void log(int level, const std::string& message) const {
         if (observer_.log) observer_.log(level, message);
+        if (level == KERF_LOG_WARN && keep_) keep_(message);
     }
 
 private:
     const Observer& observer_;
     double total_, done_ = 0;
     std::string phase_, detail_;
+    std::function<void(const std::string&)> keep_;
 };
 
 /// A token's FLOPs in one step of an evaluation: a block, or the head.

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "core/pipeline/run.hpp"
 
+#include <algorithm>
 #include <chrono>
 
 #include "core/eval/evaluate.hpp"
@@ -10,6 +11,7 @@
 #include "core/pipeline/meter.hpp"
 #include "core/pipeline/prepared.hpp"
 #include "core/pipeline/save.hpp"
+#include "core/report/environment.hpp"
 #include "core/report/report.hpp"
 #include "core/support/error.hpp"
 #include "core/version.hpp"
@@ -55,6 +57,8 @@ public:
             publish();
             return report_;
         }
+        meter_.keep_warnings(
+            [this](const std::string& message) { journal_->add({{"kind", "warning"}, {"message", message}}); });
         try {
             work();
             report_["seconds"] = seconds_since(started);
@@ -535,6 +539,13 @@ void Run::finish() {
               {"crc32", checksums}};
     if (!removed.empty()) kerf["removed"] = std::move(removed);
     write_atomically(partial_ / "kerf.json", kerf.dump(1) + "\n");
+    json warnings = json::array();
+    for (const auto& entry : journal_->entries())
+        if (entry.value("kind", "") == "warning" &&
+            std::find(warnings.begin(), warnings.end(), entry["message"]) == warnings.end())
+            warnings.push_back(entry["message"]);  // once, although a block begun again has the same to say
+    report_["warnings"] = std::move(warnings);
+    report_["environment"] = environment_json();
     report_["provenance"] = provenance_;
     write_report(report_, partial_);
     journal_->add({{"kind", "finished"}});

@@ -218,7 +218,8 @@ std::string drawn_series(const Series& one, std::size_t style, const Scale& x, c
 
 }  // namespace
 
-std::string line_chart(const std::string& title, const std::string& y_label, const std::vector<Series>& series) {
+std::string line_chart(const std::string& title, const std::string& y_label, const std::vector<Series>& series,
+                       const std::string& x_label) {
     Range blocks, values;
     for (const auto& one : series)
         for (const auto& point : one.points) {
@@ -238,7 +239,7 @@ std::string line_chart(const std::string& title, const std::string& y_label, con
     }
     for (const double tick : nice_ticks(blocks.low, blocks.high))
         if (tick == std::floor(tick)) content += label(x(tick), bottom + 18, "tick middle", fixed(tick, 0));
-    content += label((left + width - 12) / 2, bottom + 36, "tick middle", "block");
+    content += label((left + width - 12) / 2, bottom + 36, "tick middle", x_label);
     for (std::size_t i = 0; i < series.size(); ++i) content += drawn_series(series[i], i % styles, x, y);
     double end = bottom + 46;
     content += legend(series, left, end);

@@ -27,7 +27,7 @@ struct Estimate {
 /// Dots with error bars of one standard error on a common axis that need not start at zero.
 std::string estimate_chart(const std::string& title, const std::vector<Estimate>& estimates);
 
-/// One line of a line chart: values over whole numbers (block indices).
+/// One line of a line chart: values over whole numbers (block indices, say).
 struct Series {
     std::string label;
     struct Point {
@@ -37,9 +37,10 @@ struct Series {
     };
     std::vector<Point> points;
 };
-/// Lines with markers over block indices, y on a logarithmic axis when all are above zero and far apart. Series differ
+/// Lines with markers, y on a logarithmic axis when all are above zero and far apart. Series differ
 /// in colour and in the shape of their markers; more than eight share them. Empty when there is nothing to draw.
-std::string line_chart(const std::string& title, const std::string& y_label, const std::vector<Series>& series);
+std::string line_chart(const std::string& title, const std::string& y_label, const std::vector<Series>& series,
+                       const std::string& x_label = "block");
 
 /// Round values that cover [low, high], three to eight of them.
 std::vector<double> nice_ticks(double low, double high);

@@ -6,6 +6,8 @@
 #include <cstdio>
 #include <optional>
 
+#include "core/support/text.hpp"
+
 namespace kerf::core::report {
 namespace {
 
@@ -82,8 +84,7 @@ std::string element(std::string_view name, std::string_view attributes, std::str
     return out.append(">").append(content).append("</").append(name).append(">");
 }
 
-std::string table(const std::vector<std::string>& head, const std::vector<std::vector<std::string>>& rows,
-                  std::string_view alignment) {
+std::string table(const std::vector<std::string>& head, const Rows& rows, std::string_view alignment) {
     const auto kind = [&](std::size_t column) {
         return column < alignment.size() && alignment[column] == 'r' ? "class=\"n\"" : "";
     };
@@ -140,6 +141,25 @@ std::string count(double number) {
 
 std::string percent(double share, int digits) {
     return std::isfinite(share) ? printed("%.*f %%", digits, 100 * share) : "–";
+}
+
+std::string section(std::string_view heading, const std::string& content) {
+    return content.empty() ? "" : element("section", "", element("h2", "", escaped(heading)) + "\n" + content) + "\n";
+}
+
+std::string figure(const std::string& heading, const std::string& chart, const std::string& note) {
+    if (chart.empty()) return {};
+    return element("figure", "",
+                   element("h3", "", escaped(heading)) + "\n" + chart +
+                       (note.empty() ? "" : element("figcaption", "", escaped(note)))) +
+           "\n";
+}
+
+std::string bytes(double number) {
+    return std::isfinite(number) ? format_bytes(number) : "–";
+}
+std::string seconds(double number) {
+    return std::isfinite(number) ? format_seconds(number) : "–";
 }
 
 }  // namespace kerf::core::report

@@ -15,9 +15,14 @@ std::string escaped(std::string_view text);
 /// <name attributes>content</name>; `content` is HTML already.
 std::string element(std::string_view name, std::string_view attributes, std::string_view content);
 
+using Rows = std::vector<std::vector<std::string>>;
 /// Cells are HTML. Column i is right-aligned (figures) when alignment[i] is 'r'; the first cell of a row is its header.
-std::string table(const std::vector<std::string>& head, const std::vector<std::vector<std::string>>& rows,
-                  std::string_view alignment);
+std::string table(const std::vector<std::string>& head, const Rows& rows, std::string_view alignment);
+
+/// A heading and what belongs to it; empty without content, which is HTML.
+std::string section(std::string_view heading, const std::string& content);
+/// A chart with its heading and a note below; empty without chart.
+std::string figure(const std::string& heading, const std::string& chart, const std::string& note = {});
 
 /// A number at a path of keys; NaN when something on the way is missing or is no number.
 double number_at(const nlohmann::json& from, std::initializer_list<std::string_view> path);
@@ -31,5 +36,7 @@ std::string fixed(double number, int digits);
 std::string significant(double number, int digits = 3);
 std::string count(double number);  ///< 3145728 → "3.15 M"
 std::string percent(double share, int digits = 1);
+std::string bytes(double number);
+std::string seconds(double number);
 
 }  // namespace kerf::core::report

@@ -2,13 +2,12 @@
 #include "core/report/report.hpp"
 
 #include <algorithm>
-#include <charconv>
 #include <cmath>
-#include <map>
 #include <set>
 
 #include "core/report/charts.hpp"
 #include "core/report/html.hpp"
+#include "core/report/stages.hpp"
 #include "core/report/style.hpp"
 #include "core/support/file.hpp"
 #include "core/support/text.hpp"
@@ -18,14 +17,6 @@ namespace report {
 namespace {
 
 using nlohmann::json;
-using Rows = std::vector<std::vector<std::string>>;
-
-std::string bytes(double number) {
-    return std::isfinite(number) ? format_bytes(number) : "–";
-}
-std::string seconds(double number) {
-    return std::isfinite(number) ? format_seconds(number) : "–";
-}
 
 /// "/models/llama-tiny" → "llama-tiny"
 std::string last_name(const std::string& path) {
@@ -53,18 +44,6 @@ std::vector<std::string> evaluation_names(const json& run) {
         for (const auto& [name, figure] : figures.items()) names.insert(name);
     }
     return {names.begin(), names.end()};
-}
-
-std::string section(std::string_view heading, const std::string& content) {
-    return content.empty() ? "" : element("section", "", element("h2", "", escaped(heading)) + "\n" + content) + "\n";
-}
-
-std::string figure(const std::string& heading, const std::string& chart, const std::string& note = {}) {
-    if (chart.empty()) return {};
-    return element("figure", "",
-                   element("h3", "", escaped(heading)) + "\n" + chart +
-                       (note.empty() ? "" : element("figcaption", "", escaped(note)))) +
-           "\n";
 }
 
 // ---- The head: what was done and the figures that matter most -------------------------------------------------------
@@ -190,155 +169,6 @@ std::string timings(const json& run) {
     return figure("Time", bar_chart("Time of each stage", bars));
 }
 
-// ---- Stages
-// -------------------------------------------------------------------------------------------------------------
-
-/// A linear's place: "model.layers.3.mlp.up_proj" is block 3, role "mlp.up_proj".
-struct Place {
-    int block = -1;
-    std::string role;
-};
-
-Place place_of(const std::string& name) {
-    std::size_t begin = 0;
-    while (begin < name.size()) {
-        const auto end = std::min(name.find('.', begin), name.size());
-        int block = 0;
-        const auto [stop, status] = std::from_chars(name.data() + begin, name.data() + end, block);
-        if (status == std::errc() && stop == name.data() + end && end < name.size())
-            return {block, name.substr(end + 1)};
-        begin = end + 1;
-    }
-    return {-1, name};
-}
-
-std::vector<Series> series_of(const json& linears, std::string_view key) {
-    std::vector<Series> out;
-    for (const auto& linear : linears) {
-        const std::string name = text_at(linear, "name");
-        const Place place = place_of(name);
-        const double value = number_at(linear, {key});
-        if (place.block < 0 || !std::isfinite(value)) continue;
-        auto found = std::find_if(out.begin(), out.end(), [&](const auto& s) { return s.label == place.role; });
-        if (found == out.end()) found = out.insert(out.end(), {place.role, {}});
-        found->points.push_back({place.block, value, name + ": " + significant(value)});
-    }
-    for (auto& one : out)
-        std::stable_sort(one.points.begin(), one.points.end(), [](const auto& a, const auto& b) { return a.x < b.x; });
-    return out;
-}
-
-double weights_of(const json& linear) {
-    const json& shape = part(linear, "shape");
-    double weights = shape.is_array() && !shape.empty() ? 1 : NAN;
-    for (const auto& size : shape) weights *= size.is_number() ? size.get<double>() : NAN;
-    return weights;
-}
-
-/// How many weights are stored in how many bits.
-std::string bits_chart(const json& linears) {
-    std::map<double, double> weights;
-    double all = 0;
-    for (const auto& linear : linears) {
-        const double bits = number_at(linear, {"bits"}), count = weights_of(linear);
-        if (!std::isfinite(bits) || !std::isfinite(count)) continue;
-        weights[bits] += count;
-        all += count;
-    }
-    std::vector<Bar> bars;
-    for (const auto& [bits, count] : weights)
-        bars.push_back({text(significant(bits), " bits"), count,
-                        text(report::count(count), " weights, ", percent(count / all, 0)), true});
-    return bar_chart("Weights by bits", bars);
-}
-
-/// Figures beyond the usual ones that some linear of the stage has.
-std::vector<std::string> extra_metrics(const json& linears) {
-    const std::set<std::string> usual{"name", "shape", "bits", "error", "seconds"};
-    std::set<std::string> out;
-    for (const auto& linear : linears) {
-        if (!linear.is_object()) continue;
-        for (const auto& [key, value] : linear.items())
-            if (value.is_number() && !usual.contains(key)) out.insert(key);
-    }
-    return {out.begin(), out.end()};
-}
-
-std::string metric(const std::string& key, double value) {
-    if (key.ends_with("bytes")) return bytes(value);
-    if (std::isfinite(value) && value == std::floor(value) && std::abs(value) < 1e15) return fixed(value, 0);
-    return significant(value, 4);
-}
-
-std::string linears_table(const json& linears) {
-    const auto extra = extra_metrics(linears);
-    std::vector<std::string> head{"Linear", "Shape", "Bits", "Error", "Seconds"};
-    for (const auto& key : extra) head.push_back(escaped(key));
-    Rows rows;
-    for (const auto& linear : linears) {
-        const json& shape = part(linear, "shape");
-        std::string sizes;
-        for (const auto& size : shape)
-            sizes += (sizes.empty() ? "" : " × ") + fixed(size.is_number() ? size.get<double>() : NAN, 0);
-        rows.push_back({element("code", "", escaped(text_at(linear, "name"))), sizes,
-                        significant(number_at(linear, {"bits"})), significant(number_at(linear, {"error"}), 4),
-                        significant(number_at(linear, {"seconds"}))});
-        for (const auto& key : extra) rows.back().push_back(metric(key, number_at(linear, {key})));
-    }
-    return table(head, rows, "lr" + std::string(3 + extra.size(), 'r'));
-}
-
-std::string options_of(const json& stage) {
-    const json& options = part(stage, "options");
-    if (!options.is_object() || options.empty()) return {};
-    std::string out;
-    for (const auto& [name, value] : options.items())
-        out += element("span", "class=\"chip\"",
-                       escaped(name) + " = " +
-                           escaped(value.is_string() ? value.get<std::string>()
-                                                     : value.dump(-1, ' ', false, json::error_handler_t::replace)));
-    return element("p", "class=\"chips\"", out) + "\n";
-}
-
-/// The linears that lost most, for who wants to treat them better.
-std::string worst_of(const json& linears) {
-    std::vector<std::pair<double, std::string>> errors;
-    for (const auto& linear : linears)
-        if (const double error = number_at(linear, {"error"}); std::isfinite(error))
-            errors.emplace_back(error, text_at(linear, "name"));
-    constexpr std::size_t shown = 3;
-    if (errors.size() <= shown) return {};
-    std::stable_sort(errors.begin(), errors.end(), [](const auto& a, const auto& b) { return a.first > b.first; });
-    std::string out;
-    for (std::size_t i = 0; i < shown; ++i)
-        out += (i ? ", " : "") + element("code", "", escaped(errors[i].second)) + " (" + significant(errors[i].first) +
-               ")";
-    return element("p", "", "Highest: " + out + ".") + "\n";
-}
-
-std::string stage_section(const json& stage, std::size_t number) {
-    const json& linears = part(stage, "linears");
-    const double peak = number_at(stage, {"peak_bytes"});
-    std::string facts = text(linears.size(), linears.size() == 1 ? " linear" : " linears", " in ",
-                             seconds(number_at(stage, {"seconds"})));
-    if (std::isfinite(peak)) facts += ", peak memory " + bytes(peak);
-    std::string out = element("p", "", escaped(facts)) + "\n" + options_of(stage);
-    out +=
-        figure("Error of each linear",
-               line_chart("Relative output error of each linear by block", "relative output error",
-                          series_of(linears, "error")),
-               "Error of the output on the calibration data, as a share of the output: tr((W−Ŵ)H(W−Ŵ)ᵀ) / tr(WHWᵀ).");
-    out += worst_of(linears);
-    out += figure("Bits", bits_chart(linears));
-    out += figure("Time of each linear",
-                  line_chart("Seconds for each linear by block", "seconds", series_of(linears, "seconds")));
-    if (!linears.empty())
-        out +=
-            element("details", "", element("summary", "", "All linears in figures") + "\n" + linears_table(linears)) +
-            "\n";
-    return section(text("Stage ", number, ": ", text_at(stage, "method"), " ", text_at(stage, "version")), out);
-}
-
 // ---- Provenance
 // -----------------------------------------------------------------------------------------------------------
 
@@ -350,6 +180,27 @@ std::string json_rows(const json& value) {
     for (const auto& [key, inner] : value.items())
         out += element("dt", "", escaped(key)) + element("dd", "", json_rows(inner)) + "\n";
     return element("dl", "class=\"tree\"", out);
+}
+
+std::string warnings(const json& run) {
+    std::string out;
+    for (const auto& warning : part(run, "warnings"))
+        if (warning.is_string()) out += element("li", "", escaped(warning.get<std::string>())) + "\n";
+    return out.empty() ? out : element("ul", "class=\"warnings\"", "\n" + out);
+}
+
+/// The machine that the figures of time and memory are of.
+std::string environment(const json& run) {
+    const json& machine = part(run, "environment");
+    if (!machine.is_object()) return {};
+    Rows rows;
+    for (const auto& [key, value] : machine.items()) {
+        const std::string shown = value.is_string()        ? value.get<std::string>()
+                                  : key.ends_with("bytes") ? bytes(value.is_number() ? value.get<double>() : NAN)
+                                                           : value.dump();
+        rows.push_back({escaped(key == "memory_bytes" ? "memory" : key), escaped(shown)});
+    }
+    return table({"", ""}, rows, "ll");
 }
 
 std::string provenance(const json& run) {
@@ -375,11 +226,11 @@ std::string provenance(const json& run) {
 std::string report_html(const nlohmann::json& run) {
     using namespace report;
     const std::string model = last_name(text_at(run, "model"));
-    std::string body =
-        head(run) + section("Quality", quality(run)) + section("Size and time", sizes(run) + timings(run));
+    std::string body = head(run) + section("Warnings", warnings(run)) + section("Quality", quality(run)) +
+                       section("Size and time", sizes(run) + timings(run));
     std::size_t number = 0;
     for (const auto& stage : part(run, "stages")) body += stage_section(stage, number++);
-    body += section("Provenance", provenance(run));
+    body += section("Environment", environment(run)) + section("Provenance", provenance(run));
     const std::string title = model.empty() ? "kerf run" : "kerf: " + model;
     return text("<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n",
                 "<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n",

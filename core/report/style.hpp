@@ -64,6 +64,7 @@ pre { overflow-x: auto; background: var(--page); border: 1px solid var(--edge); 
 .chip { border: 1px solid var(--edge); border-radius: 999px; padding: 1px 10px; font-size: 13px; color: var(--soft); }
 summary { cursor: pointer; font-weight: 600; margin-top: 10px; }
 :focus-visible { outline: 2px solid var(--accent); outline-offset: 2px; border-radius: 3px; }
+.warnings { margin: 0; padding-left: 20px; overflow-wrap: anywhere; }
 .tree { margin: 6px 0 0; font-size: 14px; }
 .tree dt { color: var(--soft); }
 .tree dd { margin: 0 0 4px 18px; overflow-wrap: anywhere; }

@@ -9,6 +9,7 @@
 #include <array>
 #include <chrono>
 #include <csignal>
+#include <cstdio>
 #include <cstring>
 
 #include "core/support/error.hpp"
@@ -175,6 +176,7 @@ CheckReport check_plugin(const std::filesystem::path& file, int seconds) {
         return report;
     }
     Pipe reports, output;
+    std::fflush(nullptr);  // what the child finds unwritten, it would write once more
     const pid_t child = fork();
     if (child < 0) core::bad_environment("fork: ", std::strerror(errno));
     if (child == 0) run_child(file, reports, output);

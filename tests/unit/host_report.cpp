@@ -93,6 +93,28 @@ TEST(Report, ShowsFiguresPlotsAndProvenance) {
         EXPECT_NE(html.find(part), std::string::npos) << part;
 }
 
+TEST(Report, ShowsWhatWasPrunedAndWhatWasWarnedOf) {
+    json run = sample_run();
+    run["warnings"] = {"too few tokens <for> this"};
+    run["environment"] = {{"processor", "a processor"}, {"memory_bytes", 1 << 30}};
+    run["stages"].push_back(
+        {{"method", "slimgpt"},
+         {"linears", json::array()},
+         {"axes",
+          {{{"name", "model.layers.0.mlp"}, {"kind", "mlp"}, {"units", 8}, {"removed", {1, 5}}},
+           {{"name", "model.layers.1.mlp"}, {"kind", "mlp"}, {"units", 8}, {"removed", json::array()}}}}});
+    run["stages"].push_back({{"method", "slicegpt"},
+                             {"linears", json::array()},
+                             {"positions", {{{"name", "p0"}, {"features", 12}, {"of", 16}, {"energy", 0.99}}}}});
+    const std::string html = report_html(run);
+    expect_balanced(html);
+    EXPECT_NE(html.find("too few tokens &lt;for&gt; this"), std::string::npos);
+    EXPECT_NE(html.find("a processor"), std::string::npos);
+    EXPECT_NE(html.find("2 of 16 units removed"), std::string::npos);
+    EXPECT_NE(html.find("model.layers.0.mlp: 2 of 8, 25.0 %"), std::string::npos);
+    EXPECT_NE(html.find("p0: 12 of 16"), std::string::npos);
+}
+
 TEST(Report, IsMadeOfWhateverThereIs) {
     for (const auto& run :
          {json(), json::object(), json("text"), json{{"stages", 3}}, json{{"stages", {1, nullptr, "x"}}},
