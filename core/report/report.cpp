@@ -9,6 +9,7 @@
 
 #include "core/report/charts.hpp"
 #include "core/report/html.hpp"
+#include "core/report/pruning.hpp"
 #include "core/report/style.hpp"
 #include "core/support/file.hpp"
 #include "core/support/text.hpp"
@@ -323,6 +324,7 @@ std::string stage_section(const json& stage, std::size_t number) {
                              seconds(number_at(stage, {"seconds"})));
     if (std::isfinite(peak)) facts += ", peak memory " + bytes(peak);
     std::string out = element("p", "", escaped(facts)) + "\n" + options_of(stage);
+    out += pruning_part(stage);
     out +=
         figure("Error of each linear",
                line_chart("Relative output error of each linear by block", "relative output error",
