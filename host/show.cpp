@@ -7,6 +7,7 @@
 
 #include "core/support/text.hpp"
 #include "host/console/format.hpp"
+#include "host/show_pruning.hpp"
 
 namespace kerf::host {
 namespace {
@@ -50,9 +51,37 @@ double mean_bits(const core::PlannedStage& stage) {
     return weights > 0 ? bits / weights : 0;
 }
 
-/// "28 linears", or of a stage that turns the residual stream "9 positions, 160 to 192 of 256 features"
+/// "4 M to 2.9 M parameters (-27.5 %)"
+std::string parameters_line(double before, double after) {
+    return text(short_count(before), " to ", short_count(after), " parameters (", signed_percent(after / before - 1),
+                ")");
+}
+
+/// What pruning stages take, a line each.
+std::string plan_of_pruning(const core::Plan& plan) {
+    std::string out;
+    for (std::size_t i = 0; i < plan.stages.size(); ++i) {
+        const auto& stage = plan.stages[i];
+        json axes = json::array();
+        for (const auto& axis : stage.axes)
+            axes.push_back({{"kind", axis.kind}, {"units", axis.units}, {"removed", axis.removed}});
+        const std::string pruned = show_pruned(axes, {{"before", stage.blocks_before}, {"after", stage.blocks_after}});
+        if (pruned.empty() && stage.parameters_before == stage.parameters_after) continue;
+        out += text("stage ", i, "  ", stage.method, stage.exact ? ": " : ": about ", pruned,
+                    pruned.empty() ? "" : " go, ",
+                    parameters_line(double(stage.parameters_before), double(stage.parameters_after)), "\n");
+    }
+    return out.empty() ? out : out + "\n";
+}
+
+/// "28 linears", or of a stage that removes "8 of 16 KV groups (50 %) removed, …", or of one that turns the residual
+/// stream "9 positions, 160 to 192 of 256 features"
 std::string what_of(const json& stage, std::size_t linears) {
     const json positions = part(stage, "positions");
+    if (const std::string pruned = show_pruned(part(stage, "axes"), part(stage, "blocks")); !pruned.empty())
+        return text(
+            pruned, " removed, ",
+            parameters_line(number_at(stage, {"parameters", "before"}), number_at(stage, {"parameters", "after"})));
     if (positions.empty()) return text(linears, " linears");
     double least = INFINITY, most = 0;
     for (const auto& position : positions) {
@@ -199,15 +228,16 @@ std::string show_blocks(const json& blocks) {
 std::string show_plan(const core::Recipe& recipe, const core::Plan& plan) {
     Rows rows{{"stage", "linears", "bits", "peak memory", "disk", "FLOPs"}};
     for (const auto& stage : plan.stages)
-        rows.push_back({stage.method, text(stage.linears.size()), fixed(mean_bits(stage), 2),
-                        format_bytes(double(stage.peak_bytes)), format_bytes(double(stage.disk_bytes)),
-                        short_count(stage.flops)});
+        rows.push_back(
+            {stage.method, text(stage.linears.size()), stage.linears.empty() ? "–" : fixed(mean_bits(stage), 2),
+             format_bytes(double(stage.peak_bytes)), format_bytes(double(stage.disk_bytes)), short_count(stage.flops)});
     std::string out = text(recipe.model.path.string(), " to ", recipe.output.path.string(), " (", recipe.output.format,
-                           ")\n\n", aligned_table(rows, "lrrrrr"), "\n");
+                           ")\n\n", aligned_table(rows, "lrrrrr"), "\n", plan_of_pruning(plan));
     const double ratio = plan.input_bytes > 0 ? double(plan.output_bytes) / double(plan.input_bytes) : NAN;
-    Rows totals{{"output size", text(format_bytes(double(plan.output_bytes)), ", ", percent(ratio, 0), " of ",
+    const std::string about = plan.exact ? "" : "about ";
+    Rows totals{{"output size", text(about, format_bytes(double(plan.output_bytes)), ", ", percent(ratio, 0), " of ",
                                      format_bytes(double(plan.input_bytes)))},
-                {"parameters", short_count(double(plan.parameters_after)) +
+                {"parameters", about + short_count(double(plan.parameters_after)) +
                                    (plan.parameters_after == plan.parameters_before
                                         ? ""
                                         : " of " + short_count(double(plan.parameters_before)))},

@@ -25,12 +25,6 @@ States::Room room_for(const std::vector<Op>& ops, const std::string& value) {
     return States::Room::now;
 }
 
-double squared_norm(const std::vector<float>& values) {
-    double sum = 0;
-    for (const float value : values) sum += double(value) * double(value);
-    return sum;
-}
-
 /// One compress() call through the ABI.
 Compressed run_method(const Target& target, const std::vector<float>& weight, Curvature* curvature,
                       const BlockRunner::Hooks& hooks) {
@@ -59,16 +53,6 @@ Compressed run_method(const Target& target, const std::vector<float>& weight, Cu
                               std::move(made.group_index)};
     out.metrics = std::move(job.metrics);
     return out;
-}
-
-/// tr(D H Dᵀ) / tr(W H Wᵀ), or the ratio of squared norms where there is no H.
-double relative_error(const std::vector<float>& before, const std::vector<float>& after, std::int64_t rows,
-                      const Curvature* curvature) {
-    std::vector<float> difference(before.size());
-    for (std::size_t i = 0; i < before.size(); ++i) difference[i] = before[i] - after[i];
-    const double error = curvature ? curvature->quadratic(difference.data(), rows) : squared_norm(difference);
-    const double whole = curvature ? curvature->quadratic(before.data(), rows) : squared_norm(before);
-    return whole > 0 ? error / whole : 0.0;
 }
 
 }  // namespace

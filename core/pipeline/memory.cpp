@@ -10,6 +10,7 @@
 #include "core/exec/program.hpp"
 #include "core/pipeline/basis_stage.hpp"
 #include "core/pipeline/block_runner.hpp"
+#include "core/pipeline/model_stage.hpp"
 #include "core/pipeline/prepared.hpp"
 
 namespace kerf::core {
@@ -147,8 +148,8 @@ std::uint64_t compress_bytes(const InputGroup& group, bool gram, bool with_refit
 
 std::uint64_t stage_memory(const Model& model, const Stage& stage, DType compute, std::int64_t threads) {
     if (stage.bases) return stage.bases->memory(stage.windows->length, stage.windows->samples, compute, threads);
-    std::uint64_t peak = 0;
     const Graph& graph = model.graph();
+    std::uint64_t peak = stage.whole ? stage.whole->memory(graph, threads) : 0;
     for (std::size_t block = 0; block <= graph.blocks.size(); ++block) {
         if (block == graph.blocks.size() && stage.in_block(block).empty()) continue;
         const auto& ops = block_ops(graph, block);
@@ -161,7 +162,7 @@ std::uint64_t stage_memory(const Model& model, const Stage& stage, DType compute
             compress = std::max(compress, compress_bytes(group, stage.needs_gram, stage.refit) +
                                               (whole && stage.needs_gram ? grams : 0));
         }
-        if (!stage.windows) {
+        if (!stage.needs_gram) {
             peak = std::max(peak, compress);
             continue;
         }

@@ -94,18 +94,17 @@ public:
         find();
     }
     const Model& model() const { return model_; }
-    const std::vector<std::vector<Removal>>& commits() const { return commits_; }
+    const std::vector<ModelEdit>& edits() const { return edits_; }
 
     std::int64_t parameters() const override { return model_.parameters(); }
     std::int64_t blocks() const override { return std::int64_t(model_.graph().blocks.size()); }
 
     void commit(bool keep_divisor) override {
-        std::vector<Removal> removals;
+        ModelEdit edit;
+        edit.keep_divisor = keep_divisor;
         for (const auto& axis : axes)
-            if (axis->removed && !axis->removed->empty()) removals.push_back({axis->axis.name, *axis->removed});
-        if (!removals.empty())
-            model_ = model_.edited(remove(model_.graph(), axes_.back(), removals, {.keep_divisor = keep_divisor}));
-        if (!removals.empty()) commits_.push_back(std::move(removals));
+            if (axis->removed && !axis->removed->empty()) edit.removals.push_back({axis->axis.name, *axis->removed});
+        if (!edit.removals.empty()) carry_out(std::move(edit));
         find();
     }
 
@@ -114,7 +113,10 @@ public:
             if (axis->removed && !axis->removed->empty())
                 bad_input("keep_blocks: units of ", axis->axis.name,
                           " are removed and not committed; call commit() first");
-        model_ = model_.edited(core::keep_blocks(model_.graph(), count));
+        ModelEdit edit;
+        edit.keep_blocks = count;
+        core::keep_blocks(model_.graph(), count);  // refuses a count that cannot be
+        carry_out(std::move(edit));
         find();
     }
 
@@ -123,6 +125,10 @@ public:
     double sweep(const kerf_sweep_request& request, const std::function<void(const kerf_gradient&)>& take) override;
 
 private:
+    void carry_out(ModelEdit edit) {
+        model_ = edited(model_, edit);
+        edits_.push_back(std::move(edit));
+    }
     /// The axes of the model as it is. Those of before are kept, so that a plugin that still holds one is told.
     void find() {
         for (auto& axis : axes) {
@@ -148,7 +154,7 @@ private:
     }
 
     Model model_;
-    std::vector<std::vector<Removal>> commits_;
+    std::vector<ModelEdit> edits_;
     const Windows* windows_;
     const std::filesystem::path& scratch_;
     const BlockRunner::Hooks& hooks_;
@@ -202,6 +208,29 @@ double ModelScope::sweep(const kerf_sweep_request& request, const std::function<
 
 }  // namespace
 
+Model edited(const Model& model, const ModelEdit& edit) {
+    if (edit.keep_blocks > 0) return model.edited(keep_blocks(model.graph(), edit.keep_blocks));
+    return model.edited(
+        remove(model.graph(), find_axes(model.graph()), edit.removals, {.keep_divisor = edit.keep_divisor}));
+}
+
+nlohmann::json edits_json(const std::vector<ModelEdit>& edits) {
+    nlohmann::json out = nlohmann::json::array();
+    for (const auto& edit : edits)
+        out.push_back({{"removed", removals_json(edit.removals)},
+                       {"keep_divisor", edit.keep_divisor},
+                       {"keep_blocks", edit.keep_blocks}});
+    return out;
+}
+
+std::vector<ModelEdit> edits_from(const nlohmann::json& list) {
+    std::vector<ModelEdit> out;
+    for (const auto& edit : list)
+        out.push_back(
+            {removals_from(edit), edit.value("keep_divisor", true), edit.value("keep_blocks", std::int64_t{0})});
+    return out;
+}
+
 PrunedModel prune_model(const Model& model, const MethodInstance& method, const Windows* windows,
                         const std::filesystem::path& scratch, const BlockRunner::Hooks& hooks) {
     ModelScope scope(model, windows, scratch, hooks);
@@ -209,19 +238,18 @@ PrunedModel prune_model(const Model& model, const MethodInstance& method, const 
     job.log = hooks.log;
     method.prune(&job, &scope);
     scope.commit(true);
-    return {scope.model(), scope.commits(), std::move(job.metrics)};
+    return {scope.model(), scope.edits(), std::move(job.metrics)};
 }
 
-std::vector<PlannedRemoval> plan_model(const Model& model, const MethodInstance& method, std::int64_t tokens) {
-    const auto axes = find_axes(model.graph());
-    const auto facts = axis_facts(model.graph(), axes, tokens);
+ModelPlan plan_model(const Model& model, const MethodInstance& method, std::int64_t tokens) {
+    ModelPlan out;
+    out.axes = find_axes(model.graph());
+    out.facts = axis_facts(model.graph(), out.axes, tokens);
     std::vector<kerf_axis_shape> shapes;
-    for (std::size_t i = 0; i < axes.size(); ++i) shapes.push_back(axis_shape(axes[i], facts[i], -1));
+    for (std::size_t i = 0; i < out.axes.size(); ++i) shapes.push_back(axis_shape(out.axes[i], out.facts[i], -1));
     const auto plans = method.plan_axes(shapes);
-    std::vector<PlannedRemoval> out;
-    for (std::size_t i = 0; i < axes.size(); ++i)
-        if (plans[i].remove >= 0)
-            out.push_back({axes[i].name, plans[i].remove, plans[i].exact != 0, plans[i].scratch_bytes, plans[i].flops});
+    for (std::size_t i = 0; i < plans.size(); ++i)
+        if (plans[i].remove >= 0) out.removals.push_back({i, plans[i]});
     return out;
 }
 

@@ -8,6 +8,7 @@
 #include "core/linalg/linalg.hpp"
 #include "core/pipeline/basis_stage.hpp"
 #include "core/pipeline/block_runner.hpp"
+#include "core/pipeline/model_stage.hpp"
 #include "core/pipeline/prepared.hpp"
 #include "core/support/error.hpp"
 #include "core/support/parallel.hpp"
@@ -30,7 +31,8 @@ double stage_flops(const Model& model, const Stage& stage) {
     double sum = 0;
     for (const auto& target : stage.targets) sum += target.cost.flops;
     for (const auto& target : stage.axes) sum += target.flops;
-    if (!stage.windows) return sum;
+    if (stage.whole) sum += stage.whole->flops + stage.whole->sweep_flops(model.graph());
+    if (!stage.needs_gram) return sum;
     const std::int64_t length = stage.windows->length, tokens = stage.windows->samples * length;
     const std::size_t last = stage.last_block();
     for (std::size_t block = 0; block <= last; ++block) {
@@ -62,7 +64,8 @@ double evaluation_flops(const Prepared& prepared, const Recipe& recipe) {
 /// What calibration states take on the disk: a block's input and output and the widest set of values between two
 /// pieces.
 std::uint64_t state_bytes(const Model& model, const Stage& stage, DType compute) {
-    if (!stage.windows) return 0;
+    const std::uint64_t sweep = stage.whole ? stage.whole->disk_bytes(model.graph()) : 0;
+    if (!stage.needs_gram && !stage.bases) return sweep;
     double widest = 0;
     for (const auto& block : model.graph().blocks) {
         double sum = 0;
@@ -71,9 +74,10 @@ std::uint64_t state_bytes(const Model& model, const Stage& stage, DType compute)
             if (op.kind == OpKind::linear) sum += double(op.rows) * op.share;
         widest = std::max(widest, sum);
     }
-    return std::uint64_t(double(stage.windows->samples * stage.windows->length) *
-                         (2 * double(model.graph().hidden) + widest)) *
-           dtype_bytes(compute);
+    const std::uint64_t states = std::uint64_t(double(stage.windows->samples * stage.windows->length) *
+                                               (2 * double(model.graph().hidden) + widest)) *
+                                 dtype_bytes(compute);
+    return std::max(sweep, states);
 }
 
 std::map<std::string, Windows> evaluation_texts(const Recipe& recipe, const Model& model) {
@@ -94,12 +98,27 @@ PlannedStage plan_stage(const Model& model, const Stage& stage, const OutputLayo
     for (const auto& target : stage.targets)
         out.linears.push_back(
             {target.name, target.out, target.in, target.cost.bits_per_weight, layout.linear_bytes(target.name)});
-    for (const auto& target : stage.axes)
-        out.axes.push_back({target.axis->name, std::string(axis_kind_name(target.axis->kind)), target.axis->size,
-                            target.remove, target.remove * target.facts.unit_parameters});
+    const auto add_axis = [&](const Axis& axis, std::int64_t removed, std::int64_t unit_parameters) {
+        out.axes.push_back(
+            {axis.name, std::string(axis_kind_name(axis.kind)), axis.size, removed, removed * unit_parameters});
+    };
+    if (stage.whole)
+        for (const auto& loss : stage.whole->losses)
+            add_axis((*stage.all_axes)[loss.axis], std::int64_t(loss.units.size()), loss.unit_parameters);
+    else
+        for (const auto& target : stage.axes) add_axis(*target.axis, target.remove, target.facts.unit_parameters);
+    const Model result = planned_result(model, stage);
+    out.blocks_before = std::int64_t(model.graph().blocks.size());
+    out.blocks_after = std::int64_t(result.graph().blocks.size());
+    out.parameters_before = model.parameters();
+    out.parameters_after = result.parameters();
+    out.exact = !stage.whole || stage.whole->exact;
     out.flops = stage_flops(model, stage);
     out.disk_bytes = state_bytes(model, stage, compute) + (stage.bases ? stage.bases->basis_bytes() : 0);
-    out.tokens = stage.windows ? stage.windows->samples * stage.windows->length : 0;
+    if (stage.needs_gram || stage.bases)
+        out.tokens = stage.windows->samples * stage.windows->length;
+    else if (stage.whole)
+        out.tokens = stage.whole->sweeps.windows * stage.whole->sweeps.length;
     return out;
 }
 
@@ -147,25 +166,40 @@ void hold_budget(const Recipe& recipe, Prepared& prepared) {
     }
 }
 
+/// Linears, and the tensors of their weights, that a pruning stage changes.
+std::map<std::string, std::string> pruned_linears(const Stage& stage, const Graph& graph) {
+    std::map<std::string, std::string> out;
+    for (const auto& target : stage.targets) out[target.name] = block_ops(graph, target.block)[target.op].weight;
+    const auto add = [&](const Axis& axis) {
+        for (const auto& place : axis.places)
+            if (place.role == Place::Role::input || place.role == Place::Role::output) out[place.module] = place.tensor;
+    };
+    for (const auto& target : stage.axes)
+        if (target.remove > 0) add(*target.axis);
+    if (stage.whole)
+        for (const auto& loss : stage.whole->losses) add((*stage.all_axes)[loss.axis]);
+    return out;
+}
+
 /// Refuses the last stage when it prunes weights that lie in integer codes by then: the rest would have to be rounded
 /// once more, on a grid that was chosen for other weights.
 void refuse_pruning_of_codes(const StageSpec& spec, const Prepared& prepared) {
     const Stage& stage = prepared.stages.back();
-    if ((stage.method->table->capabilities & KERF_PRUNES) == 0) return;
+    if ((stage.method->table->capabilities & KERF_PRUNES) == 0 && !stage.structural) return;
     std::map<std::string, const Target*> coded;
     for (std::size_t i = 0; i + 1 < prepared.stages.size(); ++i)
         for (const auto& target : prepared.stages[i].targets)
             if (target.cost.bits > 0) coded[target.name] = &target;
     const Model& model = prepared.model;
-    for (const auto& target : stage.targets) {
-        if (const auto found = coded.find(target.name); found != coded.end())
-            bad_input(spec.location, ": ", target.name, ": an earlier stage (", found->second->method->method().id,
+    for (const auto& [name, weight] : pruned_linears(stage, prepared.models.back().graph())) {
+        if (const auto found = coded.find(name); found != coded.end())
+            bad_input(spec.location, ": ", name, ": an earlier stage (", found->second->method->method().id,
                       ") has rounded this weight to ", found->second->cost.bits, "-bit codes, and ", stage.method_id,
                       " would prune the codes; put ", stage.method_id, " first");
-        const auto stored = model.stored_name(block_ops(model.graph(), target.block)[target.op].weight);
+        const auto stored = model.stored_name(weight);
         const StoredTensor& tensor = model.checkpoint().at(stored);
         if (model.checkpoint().stored_bytes(stored) < std::uint64_t(tensor.elements()) * dtype_bytes(tensor.dtype))
-            bad_input(spec.location, ": ", target.name, ": the model holds this weight in ",
+            bad_input(spec.location, ": ", name, ": the model holds this weight in ",
                       model.checkpoint().storage(stored), " codes, and ", stage.method_id,
                       " would prune the codes; start from the unquantised model, or make a dense one of this "
                       "(kerf convert)");
@@ -221,6 +255,7 @@ Prepared prepare(const Recipe& recipe, const Components& components) {
         if (i < out.stages.size()) {
             plan.stages.push_back(plan_stage(out.models[i], out.stages[i], layout, recipe.model.compute));
             plan.flops += plan.stages.back().flops;
+            plan.exact = plan.exact && plan.stages.back().exact;
         }
         written += layout.shards().total_bytes();
         const std::uint64_t states = i < plan.stages.size() ? plan.stages[i].disk_bytes : 0;
@@ -261,12 +296,16 @@ json plan_json(const Plan& plan) {
         stages.push_back({{"method", stage.method},
                           {"linears", linears},
                           {"axes", axes},
+                          {"blocks", {{"before", stage.blocks_before}, {"after", stage.blocks_after}}},
+                          {"parameters", {{"before", stage.parameters_before}, {"after", stage.parameters_after}}},
+                          {"exact", stage.exact},
                           {"flops", stage.flops},
                           {"peak_bytes", stage.peak_bytes},
                           {"disk_bytes", stage.disk_bytes},
                           {"tokens", stage.tokens}});
     }
     return {{"stages", stages},
+            {"exact", plan.exact},
             {"input_bytes", plan.input_bytes},
             {"output_bytes", plan.output_bytes},
             {"peak_bytes", plan.peak_bytes},

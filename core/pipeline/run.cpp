@@ -9,6 +9,7 @@
 #include "core/pipeline/block_runner.hpp"
 #include "core/pipeline/journal.hpp"
 #include "core/pipeline/meter.hpp"
+#include "core/pipeline/model_stage.hpp"
 #include "core/pipeline/prepared.hpp"
 #include "core/pipeline/save.hpp"
 #include "core/report/environment.hpp"
@@ -88,12 +89,17 @@ private:
     void work();
     void evaluate_before();
     Model run_stage(std::size_t index, const Model& input);
-    void report_stage(std::size_t index, std::chrono::steady_clock::time_point started);
+    void report_stage(std::size_t index, const Model& input, const Model& result,
+                      std::chrono::steady_clock::time_point started);
     std::vector<Removal> removals_of(std::size_t index, std::int64_t block = -1) const;
+    void decide(std::size_t index, const Model& input);
+    Model write_edited(std::size_t index, const Model& input, const fs::path& folder, bool last);
     Model run_bases(std::size_t index, const Model& input, const fs::path& folder, bool last);
     BasisStage surveyed(std::size_t index, const Model& input, const fs::path& scratch);
     BasisRunner::Hooks basis_hooks(std::size_t index, const BasisStage& stage);
-    void write_turned(std::size_t index, std::size_t block, ResultWriter& writer);
+    ResultWriter open_writer(std::size_t index, const OutputLayout& layout, const Model& result,
+                             const fs::path& folder);
+    void write_block(std::size_t index, std::size_t block, ResultWriter& writer);
     void resolve_again(std::size_t first, const Model& input);
     void run_blocks(std::size_t index, const Model& input, const OutputLayout& layout, const fs::path& folder);
     void copy_outside(std::size_t index, ResultWriter& writer, const OutputLayout& layout);
@@ -240,8 +246,10 @@ Model Run::run_stage(std::size_t index, const Model& input) {
     const bool last = index + 1 >= prepared_.stages.size();
     const fs::path folder = last ? partial_ : partial_ / text("stage-", index);
     if (!last) fs::create_directories(folder);
-    if (index < prepared_.stages.size() && prepared_.stages[index].bases) return run_bases(index, input, folder, last);
     const Stage* stage = index < prepared_.stages.size() ? &prepared_.stages[index] : nullptr;
+    if (stage && stage->bases) return run_bases(index, input, folder, last);
+    if (stage && stage->whole) decide(index, input);
+    if (stage && stage->whole && !stage->whole->by_axes) return write_edited(index, input, folder, last);
     const OutputLayout layout = layout_of(recipe_, prepared_, index, stage ? planned_result(input, *stage) : input);
     report_["bytes"]["after"] = layout.shards().total_bytes();
     const bool structural = stage && stage->structural;
@@ -250,17 +258,18 @@ Model Run::run_stage(std::size_t index, const Model& input) {
     else if (!last)
         write_atomically(folder / "config.json", input.config().dump());
     run_blocks(index, input, layout, folder);
-    if (stage) report_stage(index, started);
     Model result = input;
-    const auto removed = removals_of(index);
+    const auto removed = structural ? removals_of(index) : std::vector<Removal>();
     if (structural && !stage->zeroed && !removed.empty())
         result = input.edited(remove(input.graph(), *stage->all_axes, removed));
     result = result.with_weights(Checkpoint::open(folder));
     if (last && structural) write_side_files(result, layout);
+    if (stage) report_stage(index, input, result, started);
     return result;
 }
 
-void Run::report_stage(std::size_t index, std::chrono::steady_clock::time_point started) {
+void Run::report_stage(std::size_t index, const Model& input, const Model& result,
+                       std::chrono::steady_clock::time_point started) {
     const Stage& stage = prepared_.stages[index];
     json linears = json::array(), axes = json::array(), positions = json::array();
     for (const auto& entry : journal_->entries()) {
@@ -270,23 +279,33 @@ void Run::report_stage(std::size_t index, std::chrono::steady_clock::time_point 
     for (std::size_t p = 0; stage.bases && p < stage.bases->bases.size(); ++p)
         if (const json* entry = journal_->find(text("position ", p), std::int64_t(index), -1))
             positions.push_back((*entry)["figures"]);
+    const auto add_axis = [&](const Axis& axis, const std::vector<std::int64_t>& units) {
+        axes.push_back({{"name", axis.name},
+                        {"kind", axis_kind_name(axis.kind)},
+                        {"block", axis.block},
+                        {"units", axis.size},
+                        {"removed", units}});
+    };
     const auto removed = removals_of(index);
     for (const auto& target : stage.axes) {
-        std::vector<std::int64_t> units;
-        for (const auto& removal : removed)
-            if (removal.axis == target.axis->name) units = removal.units;
-        axes.push_back({{"name", target.axis->name},
-                        {"kind", axis_kind_name(target.axis->kind)},
-                        {"units", target.axis->size},
-                        {"removed", units}});
+        const auto found = std::find_if(removed.begin(), removed.end(),
+                                        [&](const Removal& removal) { return removal.axis == target.axis->name; });
+        add_axis(*target.axis, found == removed.end() ? std::vector<std::int64_t>() : found->units);
     }
-    report_["stages"].push_back({{"method", stage.method_id},
-                                 {"version", stage.method->version},
-                                 {"options", stage.options},
-                                 {"seconds", seconds_since(started)},
-                                 {"peak_bytes", peak_resident_bytes()},
-                                 {"linears", linears}});
+    for (const auto& removal : removed)
+        if (stage.axes.empty()) add_axis(axis_named(*stage.all_axes, removal.axis), removal.units);
+    report_["stages"].push_back(
+        {{"method", stage.method_id},
+         {"version", stage.method->version},
+         {"options", stage.options},
+         {"seconds", seconds_since(started)},
+         {"peak_bytes", peak_resident_bytes()},
+         {"parameters", {{"before", input.parameters()}, {"after", result.parameters()}}},
+         {"blocks", {{"before", input.graph().blocks.size()}, {"after", result.graph().blocks.size()}}},
+         {"linears", linears}});
     if (stage.structural) report_["stages"].back()["axes"] = axes;
+    if (stage.whole)
+        report_["stages"].back()["metrics"] = (*journal_->find("decided", std::int64_t(index), -1))["metrics"];
     if (stage.bases) report_["stages"].back()["positions"] = positions;
 }
 
@@ -327,7 +346,16 @@ BasisStage Run::surveyed(std::size_t index, const Model& input, const fs::path& 
     return BasisStage::plan(stage.bases->method, input, tokens);
 }
 
-void Run::write_turned(std::size_t index, std::size_t block, ResultWriter& writer) {
+ResultWriter Run::open_writer(std::size_t index, const OutputLayout& layout, const Model& result,
+                              const fs::path& folder) {
+    const bool begun = journal_->find("files", std::int64_t(index), -1) != nullptr;
+    ResultWriter writer(layout, result, folder, begun);
+    if (!begun) journal_->add({{"kind", "files"}, {"stage", index}, {"block", -1}});
+    return writer;
+}
+
+/// A block of a result that is an edited view of the input.
+void Run::write_block(std::size_t index, std::size_t block, ResultWriter& writer) {
     if (journal_->find("block", std::int64_t(index), std::int64_t(block))) return;
     const auto known = writer.checksums();
     writer.write_copied(block);
@@ -351,10 +379,7 @@ Model Run::run_bases(std::size_t index, const Model& input, const fs::path& fold
         write_side_files(bases.result, layout);
     else
         write_atomically(folder / "config.json", input.config().dump());
-    const bool begun = journal_->find("files", std::int64_t(index), -1) != nullptr;
-    ResultWriter writer(layout, bases.result, folder, begun);
-    if (!begun) journal_->add({{"kind", "files"}, {"stage", index}, {"block", -1}});
-
+    ResultWriter writer = open_writer(index, layout, bases.result, folder);
     BasisRunner runner(bases, stage.windows.get(), recipe_.model.compute, stage.sequential != Sequential::none, scratch,
                        partial_, basis_hooks(index, bases));
     runner.start();
@@ -363,12 +388,52 @@ Model Run::run_bases(std::size_t index, const Model& input, const fs::path& fold
         meter_.check_cancelled();
         input.prefetch(block + 1);
         runner.block(block);
-        write_turned(index, block, writer);
+        write_block(index, block, writer);
         runner.forget(block);
     }
-    write_turned(index, layout.outside(), writer);
-    report_stage(index, started);
+    write_block(index, layout.outside(), writer);
+    report_stage(index, input, bases.result, started);
     return bases.result.with_weights(Checkpoint::open(folder));
+}
+
+/// Has a method that sees the whole model say what goes, or reads what an interrupted run had it say.
+void Run::decide(std::size_t index, const Model& input) {
+    Stage& stage = prepared_.stages[index];
+    meter_.phase(stage.method_id);
+    if (!journal_->find("decided", std::int64_t(index), -1)) {
+        const BlockRunner::Hooks hooks{
+            .made = {},
+            .pruned = {},
+            .progress = [this](double flops) { meter_.add(flops); },
+            .log = [this](int level, const std::string& message) { meter_.log(level, message); },
+            .check_cancelled = [this] { meter_.check_cancelled(); }};
+        const PrunedModel pruned = prune_model(input, *stage.whole->method, stage.windows.get(), partial_, hooks);
+        journal_->add({{"kind", "decided"},
+                       {"stage", index},
+                       {"block", -1},
+                       {"edits", edits_json(pruned.edits)},
+                       {"metrics", pruned.metrics}});
+    }
+    settle(stage, input, edits_from((*journal_->find("decided", std::int64_t(index), -1))["edits"]));
+}
+
+/// A result that no stream of blocks has to make: hidden channels or whole layers went.
+Model Run::write_edited(std::size_t index, const Model& input, const fs::path& folder, bool last) {
+    const auto started = std::chrono::steady_clock::now();
+    const Model& result = prepared_.stages[index].whole->result;
+    const OutputLayout layout = layout_of(recipe_, prepared_, index, result);
+    report_["bytes"]["after"] = layout.shards().total_bytes();
+    if (last)
+        write_side_files(result, layout);
+    else
+        write_atomically(folder / "config.json", input.config().dump());
+    ResultWriter writer = open_writer(index, layout, result, folder);
+    for (std::size_t block = 0; block <= layout.outside(); ++block) {
+        meter_.check_cancelled();
+        write_block(index, block, writer);
+    }
+    report_stage(index, input, result, started);
+    return result.with_weights(Checkpoint::open(folder));
 }
 
 void Run::copy_outside(std::size_t index, ResultWriter& writer, const OutputLayout& layout) {
@@ -382,6 +447,9 @@ void Run::copy_outside(std::size_t index, ResultWriter& writer, const OutputLayo
 /// Units that the stage removed: in one block, or in all.
 std::vector<Removal> Run::removals_of(std::size_t index, std::int64_t block) const {
     std::vector<Removal> out;
+    const Stage& stage = prepared_.stages[index];
+    if (stage.whole && !stage.whole->by_axes)
+        for (const auto& loss : stage.whole->losses) out.push_back({(*stage.all_axes)[loss.axis].name, loss.units});
     for (const auto& entry : journal_->entries()) {
         if (entry.value("kind", "") != "block" || entry.value("stage", std::int64_t{-1}) != std::int64_t(index))
             continue;

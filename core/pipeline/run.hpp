@@ -34,7 +34,9 @@ struct PlannedStage {
     std::string method;
     std::vector<PlannedLinear> linears;
     std::vector<PlannedAxis> axes;
-    double flops = 0;              ///< forward passes, Grams, factors and the method itself
+    std::int64_t blocks_before = 0, blocks_after = 0, parameters_before = 0, parameters_after = 0;
+    bool exact = true;             ///< false: a pruner knows about how much goes alone, and sizes are estimates
+    double flops = 0;              ///< forward and backward passes, Grams, factors and the method itself
     std::uint64_t peak_bytes = 0;  ///< resident memory of the process while this stage runs
     std::uint64_t disk_bytes = 0;  ///< temporary, beside the output
     std::int64_t tokens = 0;
@@ -42,7 +44,8 @@ struct PlannedStage {
 };
 struct Plan {
     std::vector<PlannedStage> stages;
-    std::uint64_t input_bytes = 0, output_bytes = 0;  ///< safetensors files, headers included: exact
+    bool exact = true;                                ///< whether output_bytes and parameters_after are
+    std::uint64_t input_bytes = 0, output_bytes = 0;  ///< safetensors files, headers included
     std::uint64_t peak_bytes = 0;
     std::uint64_t minimum_bytes = 0;  ///< the smallest budget with which this recipe can run
     std::uint64_t disk_bytes = 0;     ///< output and temporary files together

@@ -41,7 +41,8 @@ std::vector<Setting> settings_of(const Graph& graph) {
                 kv_heads = op.kv_heads;
                 head_dim = op.head_dim;
             }
-    return {{{"hidden_size", "n_embd", "d_model"}, graph.hidden},
+    return {{{"num_hidden_layers", "n_layer", "n_layers", "num_layers"}, std::int64_t(graph.blocks.size())},
+            {{"hidden_size", "n_embd", "d_model"}, graph.hidden},
             {{"intermediate_size", "ffn_dim", "n_inner", "ffn_hidden_size"}, common_size(axes, AxisKind::mlp)},
             {{"num_local_experts", "num_experts"}, common_size(axes, AxisKind::experts)},
             {{"num_attention_heads", "n_head"}, heads},
@@ -70,7 +71,12 @@ public:
         const auto dense = graph_of_config(model_.config());
         if (!dense) return {};
         settings_ = changed_settings(*dense, model_.graph());
-        return search(0, model_.config());
+        json config = model_.config();
+        // One entry a layer, which transformers counts.
+        if (config.contains("layer_types") && config["layer_types"].size() > model_.graph().blocks.size())
+            config["layer_types"].erase(config["layer_types"].begin() + std::ptrdiff_t(model_.graph().blocks.size()),
+                                        config["layer_types"].end());
+        return search(0, config);
     }
 
 private:

@@ -6,6 +6,7 @@
 #include <map>
 
 #include "core/pipeline/basis_stage.hpp"
+#include "core/pipeline/model_stage.hpp"
 #include "core/plugin_api/axis.hpp"
 #include "core/plugin_api/host_table.hpp"
 #include "core/support/error.hpp"
@@ -155,7 +156,7 @@ MethodInstance::Cost MethodInstance::cost(const std::string& linear, std::int64_
 }
 
 std::vector<kerf_axis_plan> MethodInstance::plan_axes(const std::vector<kerf_axis_shape>& shapes) const {
-    std::vector<kerf_axis_plan> plans(shapes.size(), kerf_axis_plan{sizeof(kerf_axis_plan), 1, -1, 0, 0});
+    std::vector<kerf_axis_plan> plans(shapes.size(), kerf_axis_plan{sizeof(kerf_axis_plan), 1, -1, 0, 0, 0, 0, 0, 0});
     std::vector<const kerf_axis_shape*> asked;
     std::vector<kerf_axis_plan*> answers;
     for (std::size_t i = 0; i < shapes.size(); ++i) {
@@ -234,9 +235,6 @@ std::size_t Stage::last_block() const {
     return last;
 }
 
-namespace {
-
-/// Ops of the block whose columns lie on the axis.
 std::vector<std::size_t> consumers_of(const Axis& axis, const std::vector<Op>& ops) {
     std::vector<std::size_t> out;
     for (std::size_t i = 0; i < ops.size(); ++i)
@@ -245,6 +243,8 @@ std::vector<std::size_t> consumers_of(const Axis& axis, const std::vector<Op>& o
                 out.push_back(i);
     return out;
 }
+
+namespace {
 
 void check_plan(const std::string& method, const Axis& axis, const kerf_axis_plan& plan) {
     if (plan.exact == 0)
@@ -284,9 +284,15 @@ void resolve_axes(const StageSpec& spec, TargetPicker& picker, const Graph& grap
         const kerf_axis_plan& plan = known->second[k];
         if (plan.remove < 0) continue;
         check_plan(spec.method, axis, plan);
-        stage.axes.push_back({&axis, facts[offered[k]], std::size_t(axis.block),
-                              consumers_of(axis, graph.blocks[std::size_t(axis.block)].ops), instance, plan.remove,
-                              plan.scratch_bytes, plan.flops});
+        stage.axes.push_back({&axis,
+                              facts[offered[k]],
+                              std::size_t(axis.block),
+                              consumers_of(axis, graph.blocks[std::size_t(axis.block)].ops),
+                              instance,
+                              plan.remove,
+                              plan.scratch_bytes,
+                              plan.flops,
+                              {}});
     }
     picker.check_globs(names, "axis (kerf inspect --axes lists their names) or block");
     if (stage.axes.empty()) bad_input(spec.location, ": ", spec.method, " finds no axis of this model to prune");
@@ -336,10 +342,7 @@ Stage resolve_stage(const Recipe& recipe, std::size_t index, const Model& model,
     stage.method = &picker.method();
     stage.sequential = spec.sequential;
     const std::int32_t scope = method_scope(*stage.method->table);
-    if (scope == KERF_SCOPE_MODEL)
-        bad_input(spec.location, ": ", spec.method,
-                  " works on the whole model at once, which a stage of this version cannot do");
-    stage.structural = scope == KERF_SCOPE_AXES;
+    stage.structural = scope == KERF_SCOPE_AXES || scope == KERF_SCOPE_MODEL;
     if (!stage.structural && (spec.refit || spec.zeroed))
         bad_input(spec.location, ": ", spec.refit ? "refit = true" : "result = \"zeroed\"",
                   " goes with methods that remove structures; ", spec.method, " does not");
@@ -355,7 +358,13 @@ Stage resolve_stage(const Recipe& recipe, std::size_t index, const Model& model,
         resolve_bases(stage, spec, recipe, model, instance, std::move(windows));
         return stage;
     }
-    if (stage.needs_gram) stage.windows = windows_of(spec, recipe, model, std::move(windows));
+    // Whether a method that sees the whole model needs calibration is up to its options.
+    const bool may_sweep = scope == KERF_SCOPE_MODEL && (spec.calibration || recipe.calibration);
+    if (stage.needs_gram || may_sweep) stage.windows = windows_of(spec, recipe, model, std::move(windows));
+    if (scope == KERF_SCOPE_MODEL) {
+        plan_model_stage(stage, spec, model, instance);
+        return stage;
+    }
     if (stage.structural) {
         resolve_axes(spec, picker, graph, stage);
         return stage;

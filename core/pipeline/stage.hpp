@@ -70,8 +70,10 @@ struct AxisTarget {
     std::int64_t remove = 0;  ///< units
     std::uint64_t scratch_bytes = 0;
     double flops = 0;
+    std::optional<std::vector<std::int64_t>> units;  ///< those that go, where they are known before: scope MODEL
 };
 struct BasisStage;
+struct ModelStage;
 
 /// A stage with everything about it checked.
 struct Stage {
@@ -89,6 +91,7 @@ struct Stage {
     bool refit = false, zeroed = false;
     double refit_damp = 0;
     std::shared_ptr<const BasisStage> bases;  ///< of a method that turns the residual stream; there are no targets then
+    std::shared_ptr<const ModelStage> whole;  ///< of a method that sees the whole model; `structural` then
 
     std::vector<const Target*> in_block(std::size_t block) const;
     std::vector<const AxisTarget*> axes_in_block(std::size_t block) const;
@@ -101,6 +104,9 @@ struct Stage {
 /// `windows`: those of the stage when they are known already.
 Stage resolve_stage(const Recipe& recipe, std::size_t index, const Model& model, const Components& components,
                     std::shared_ptr<const Windows> windows = nullptr);
+
+/// Linears among a block's ops whose columns lie on the axis.
+std::vector<std::size_t> consumers_of(const Axis& axis, const std::vector<Op>& ops);
 
 /// The ops of block `block`, or of the epilogue for blocks.size().
 const std::vector<Op>& block_ops(const Graph& graph, std::size_t block);

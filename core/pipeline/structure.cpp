@@ -8,6 +8,7 @@
 
 #include "core/curvature/refit.hpp"
 #include "core/pipeline/basis_stage.hpp"
+#include "core/pipeline/model_stage.hpp"
 #include "core/plugin_api/job.hpp"
 #include "core/support/error.hpp"
 #include "core/support/transpose.hpp"
@@ -41,11 +42,10 @@ void zero_columns(std::vector<float>& weight, const std::vector<bool>& lost) {
         if (lost[i % lost.size()]) weight[i] = 0;
 }
 
-double relative_error(std::vector<float> before, const std::vector<float>& after, std::int64_t rows,
-                      const Curvature& curvature) {
-    const double whole = curvature.quadratic(before.data(), rows);
-    for (std::size_t i = 0; i < before.size(); ++i) before[i] -= after[i];
-    return whole > 0 ? curvature.quadratic(before.data(), rows) / whole : 0.0;
+double squared_norm(const std::vector<float>& values) {
+    double sum = 0;
+    for (const float value : values) sum += double(value) * double(value);
+    return sum;
 }
 
 /// The layers that a method sees of one axis, each with its weight.
@@ -86,27 +86,9 @@ void refit(const Stage& stage, const Op& op, const Curvature& curvature, const s
                  fitted.damp, " was used (more calibration tokens usually cure it)"));
 }
 
-/// The units that a plan stands for until the method has chosen: the last ones of each run.
-std::vector<std::int64_t> last_units(const Axis& axis, std::int64_t count) {
-    const std::int64_t runs = std::max<std::int64_t>(1, axis.balanced), each = axis.size / runs;
-    std::vector<std::int64_t> out;
-    for (std::int64_t r = 0; r < runs; ++r)
-        for (std::int64_t u = each - count / runs; u < each; ++u) out.push_back(r * each + u);
-    return out;
-}
-
-}  // namespace
-
-Pruned prune_axis(const Model& model, const Stage& stage, const AxisTarget& target, Curvature* curvature,
-                  const std::function<void(int level, const std::string&)>& log) {
-    const auto started = std::chrono::steady_clock::now();
-    const auto& ops = model.graph().blocks[target.block].ops;
+/// Has the method choose.
+std::vector<std::int64_t> chosen_units(const Model& model, const AxisTarget& target, const Hand& hand, kerf_job& job) {
     const Axis& axis = *target.axis;
-    Pruned out;
-    if (target.remove == 0) return out;
-    Hand hand = take_consumers(model, target, ops, curvature);
-    kerf_job job;
-    job.log = log;
     kerf_axis handle(
         axis, target.facts, target.remove,
         [&](const Place& place) { return place_values(model, model.graph(), place); }, std::make_shared<PlaceValues>());
@@ -119,7 +101,39 @@ Pruned prune_axis(const Model& model, const Stage& stage, const AxisTarget& targ
         throw Error(Fault::internal,
                     text(axis.name, ": ", target.method->method().id, " planned to remove ", target.remove,
                          " units and removed ", handle.removed ? handle.removed->size() : 0));
-    out.units = *handle.removed;
+    return *handle.removed;
+}
+
+}  // namespace
+
+double relative_error(const std::vector<float>& before, const std::vector<float>& after, std::int64_t rows,
+                      const Curvature* curvature) {
+    std::vector<float> difference(before.size());
+    for (std::size_t i = 0; i < before.size(); ++i) difference[i] = before[i] - after[i];
+    const double error = curvature ? curvature->quadratic(difference.data(), rows) : squared_norm(difference);
+    const double whole = curvature ? curvature->quadratic(before.data(), rows) : squared_norm(before);
+    return whole > 0 ? error / whole : 0.0;
+}
+
+std::vector<std::int64_t> last_units(const Axis& axis, std::int64_t count) {
+    const std::int64_t runs = std::max<std::int64_t>(1, axis.balanced), each = axis.size / runs;
+    std::vector<std::int64_t> out;
+    for (std::int64_t r = 0; r < runs; ++r)
+        for (std::int64_t u = each - count / runs; u < each; ++u) out.push_back(r * each + u);
+    return out;
+}
+
+Pruned prune_axis(const Model& model, const Stage& stage, const AxisTarget& target, Curvature* curvature,
+                  const std::function<void(int level, const std::string&)>& log) {
+    const auto started = std::chrono::steady_clock::now();
+    const auto& ops = model.graph().blocks[target.block].ops;
+    const Axis& axis = *target.axis;
+    Pruned out;
+    if (target.remove == 0) return out;
+    Hand hand = take_consumers(model, target, ops, curvature);
+    kerf_job job;
+    job.log = log;
+    out.units = target.units ? *target.units : chosen_units(model, target, hand, job);
     for (std::size_t i = 0; i < hand.layers.size(); ++i) {
         const Op& op = ops[target.consumers[i]];
         PrunedConsumer made{target.consumers[i], {}, job.metrics};
@@ -131,10 +145,8 @@ Pruned prune_axis(const Model& model, const Stage& stage, const AxisTarget& targ
         else
             made.weight = hand.weights[i];
         zero_columns(made.weight, lost);
-        if (curvature) {
-            made.metrics["error"] = relative_error(hand.weights[i], made.weight, op.rows, *curvature);
-            made.metrics["tokens"] = double(curvature->tokens());
-        }
+        made.metrics["error"] = relative_error(hand.weights[i], made.weight, op.rows, curvature);
+        if (curvature) made.metrics["tokens"] = double(curvature->tokens());
         made.metrics["seconds"] = std::chrono::duration<double>(std::chrono::steady_clock::now() - started).count();
         out.consumers.push_back(std::move(made));
     }
@@ -143,10 +155,13 @@ Pruned prune_axis(const Model& model, const Stage& stage, const AxisTarget& targ
 
 Model planned_result(const Model& model, const Stage& stage) {
     if (stage.bases) return stage.bases->result;
+    if (stage.whole && !stage.whole->by_axes) return stage.whole->result;
     if (!stage.structural || stage.zeroed) return model;
     std::vector<Removal> removals;
     for (const auto& target : stage.axes)
-        if (target.remove > 0) removals.push_back({target.axis->name, last_units(*target.axis, target.remove)});
+        if (target.remove > 0)
+            removals.push_back(
+                {target.axis->name, target.units ? *target.units : last_units(*target.axis, target.remove)});
     return removals.empty() ? model : model.edited(remove(model.graph(), *stage.all_axes, removals));
 }
 

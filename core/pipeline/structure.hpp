@@ -22,8 +22,15 @@ struct Pruned {
     std::vector<PrunedConsumer> consumers;
 };
 
-/// Has the method prune one axis, and refits the consumers where the stage asks for it. `curvature`: of the input of
-/// its consumers, null without data.
+/// tr(D H Dᵀ) / tr(W H Wᵀ) of the difference D, or the ratio of squared norms where there is no H.
+double relative_error(const std::vector<float>& before, const std::vector<float>& after, std::int64_t rows,
+                      const Curvature* curvature);
+
+/// The units that a plan stands for until the method has chosen: the last ones of each run.
+std::vector<std::int64_t> last_units(const Axis& axis, std::int64_t count);
+
+/// Has the method prune one axis where it has not chosen yet, and refits the consumers where the stage asks for it.
+/// `curvature`: of the input of its consumers, null without data.
 Pruned prune_axis(const Model& model, const Stage& stage, const AxisTarget& target, Curvature* curvature,
                   const std::function<void(int level, const std::string&)>& log);
 

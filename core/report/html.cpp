@@ -155,6 +155,10 @@ std::string figure(const std::string& heading, const std::string& chart, const s
            "\n";
 }
 
+std::string details(std::string_view summary, const std::string& content) {
+    return element("details", "", element("summary", "", escaped(summary)) + "\n" + content) + "\n";
+}
+
 std::string bytes(double number) {
     return std::isfinite(number) ? format_bytes(number) : "–";
 }

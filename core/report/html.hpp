@@ -23,6 +23,8 @@ std::string table(const std::vector<std::string>& head, const Rows& rows, std::s
 std::string section(std::string_view heading, const std::string& content);
 /// A chart with its heading and a note below; empty without chart.
 std::string figure(const std::string& heading, const std::string& chart, const std::string& note = {});
+/// Content, HTML too, that is unfolded by a click on its summary.
+std::string details(std::string_view summary, const std::string& content);
 
 /// A number at a path of keys; NaN when something on the way is missing or is no number.
 double number_at(const nlohmann::json& from, std::initializer_list<std::string_view> path);

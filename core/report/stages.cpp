@@ -10,6 +10,7 @@
 
 #include "core/report/charts.hpp"
 #include "core/report/html.hpp"
+#include "core/report/pruning.hpp"
 #include "core/support/text.hpp"
 
 namespace kerf::core::report {
@@ -140,60 +141,6 @@ std::string worst_of(const json& linears) {
     return element("p", "", "Highest: " + out + ".") + "\n";
 }
 
-/// What a stage took away: axes with their sizes and the units that went.
-struct Shares {
-    std::vector<Series> by_kind;
-    double units = 0, removed = 0;
-};
-
-Shares removed_shares(const json& axes) {
-    Shares out;
-    for (const auto& axis : axes) {
-        const json& units = part(axis, "removed");
-        const std::string name = text_at(axis, "name"), kind = text_at(axis, "kind");
-        const double size = number_at(axis, {"units"});
-        if (!units.is_array() || !(size > 0)) continue;
-        out.units += size;
-        out.removed += double(units.size());
-        const int block = place_of(name).block;
-        if (block < 0) continue;
-        auto found =
-            std::find_if(out.by_kind.begin(), out.by_kind.end(), [&](const auto& s) { return s.label == kind; });
-        if (found == out.by_kind.end()) found = out.by_kind.insert(out.by_kind.end(), {kind, {}});
-        const double share = double(units.size()) / size;
-        found->points.push_back(
-            {block, share, text(name, ": ", units.size(), " of ", fixed(size, 0), ", ", percent(share))});
-    }
-    return out;
-}
-
-std::string axes_table(const json& axes) {
-    Rows rows;
-    for (const auto& axis : axes) {
-        const json& units = part(axis, "removed");
-        const double size = number_at(axis, {"units"}), gone = units.is_array() ? double(units.size()) : NAN;
-        rows.push_back({element("code", "", escaped(text_at(axis, "name"))), escaped(text_at(axis, "kind")),
-                        fixed(size, 0), fixed(gone, 0), percent(gone / size)});
-    }
-    return table({"Axis", "Kind", "Units", "Removed", "Share"}, rows, "llrrr");
-}
-
-std::string details(std::string_view summary, const std::string& content) {
-    return element("details", "", element("summary", "", escaped(summary)) + "\n" + content) + "\n";
-}
-
-std::string removals(const json& axes) {
-    const Shares shares = removed_shares(axes);
-    if (shares.units == 0) return {};
-    return element("p", "",
-                   escaped(text(fixed(shares.removed, 0), " of ", fixed(shares.units, 0), " units removed (heads or ",
-                                "groups of them, channels), on ", axes.size(), " axes."))) +
-           "\n" +
-           figure("Sparsity by layer",
-                  line_chart("Share of the units removed by block", "share removed", shares.by_kind)) +
-           details("All axes in figures", axes_table(axes));
-}
-
 /// Positions of the residual stream that a rotation narrowed.
 std::string residual_widths(const json& positions) {
     if (!positions.is_array() || positions.empty()) return {};
@@ -242,7 +189,7 @@ std::string facts_of(const json& stage) {
 
 std::string stage_section(const json& stage, std::size_t number) {
     const json& linears = part(stage, "linears");
-    std::string out = facts_of(stage) + options_of(stage) + removals(part(stage, "axes")) +
+    std::string out = facts_of(stage) + options_of(stage) + pruning_part(stage) +
                       residual_widths(part(stage, "positions")) + unstructured_sparsity(linears);
     out +=
         figure("Error of each linear",

@@ -169,7 +169,7 @@ private:
     std::optional<kerf_axis_plan> ask_plan() {
         const core::Axis axis = sample_axis();
         const kerf_axis_shape shape = core::axis_shape(axis, sample_facts(), -1);
-        kerf_axis_plan plan{sizeof(kerf_axis_plan), 1, -1, 0, 0};
+        kerf_axis_plan plan{sizeof(kerf_axis_plan), 1, -1, 0, 0, 0, 0, 0, 0};
         const kerf_axis_shape* shapes[] = {&shape};
         kerf_axis_plan* plans[] = {&plan};
         if (!attempt([&](kerf_error* error) { return method_.plan_axes(self_, shapes, 1, plans, error); })) return {};

@@ -27,9 +27,16 @@ std::string percent(double share) {
 }
 
 /// A layer window that ends behind the model ends with it; one that begins there is a mistake.
-void fit_window(const char* what, std::int64_t start, std::int64_t& end, std::int64_t blocks, Job& job) {
-    if (start < end && start >= blocks)
-        bad_value(what, "_start = ", start, ", but the model has ", blocks, " layers, numbered from 0");
+void check_windows(const Options& options, std::int64_t blocks) {
+    const auto check = [&](const char* what, std::int64_t start, std::int64_t end) {
+        if (start < end && start >= blocks)
+            bad_value(what, "_start = ", start, ", but the model has ", blocks, " layers, numbered from 0");
+    };
+    check("block_attention_layer", options.block_attention_layer_start, options.block_attention_layer_end);
+    check("block_mlp_layer", options.block_mlp_layer_start, options.block_mlp_layer_end);
+}
+
+void fit_window(const char* what, std::int64_t& end, std::int64_t blocks, Job& job) {
     if (end <= blocks) return;
     job.log(Level::warn,
             message(what, "_end = ", end, ": the model has ", blocks, " layers, so the window ends there"));
@@ -212,6 +219,64 @@ private:
     std::map<std::string, std::int64_t> initial_;  // units of every axis before the first step
 };
 
+/// Channels of a unit, as target_of() finds them in the weights: of the weight that has the fewest. 0 when the axes do
+/// not say: a KV group's unit is its queries' features.
+std::int64_t channels_of(const AxisShape& axis, std::span<const AxisShape> axes) {
+    if (!axis.is_attention()) return 1;
+    std::int64_t out = axis.kind == AxisKind::kv_groups ? 0 : axis.unit;
+    const auto in_block = [&](AxisKind kind) {
+        return std::find_if(axes.begin(), axes.end(),
+                            [&](const AxisShape& other) { return other.block == axis.block && other.kind == kind; });
+    };
+    if (const auto heads = in_block(AxisKind::query_heads); out == 0 && heads != axes.end()) out = heads->unit;
+    if (const auto values = in_block(AxisKind::value_features);
+        axis.kind != AxisKind::query_heads && values != axes.end())
+        out = std::min(out, values->size);
+    return out;
+}
+
+/// An axis as a group of which the importances are not known yet.
+Group sizes_of(const AxisShape& axis, std::int64_t channels) {
+    Group out;
+    out.importance.resize(static_cast<std::size_t>(axis.size));
+    out.channels = channels > 0 ? channels : axis.unit;
+    out.initial = axis.size;
+    out.balanced = axis.balanced;
+    out.keep = axis.keep;
+    out.unit_parameters = axis.unit_parameters;
+    return out;
+}
+
+PlannedSweeps sweeps_of(const Options& options) {
+    const Criterion criterion = criterion_of(options);
+    if (!needs_gradients(criterion)) return {};
+    return {static_cast<std::int32_t>(options.iterative_steps), needs_squares(criterion), options.num_examples,
+            options.seq_len};
+}
+
+/// Units of each group that are left when all steps take their local shares. What an axis tells of the whole model are
+/// the linears of its blocks: of them alone a share of all parameters can be planned.
+std::vector<std::int64_t> planned_sizes(const Options& options, std::vector<Group> groups, std::int64_t parameters) {
+    Rules rules = rules_of(options);
+    rules.at_most = options.target_param_ratio > 0;
+    const auto select = [&](double s) { return select_local(groups, s, rules); };
+    std::int64_t gone = 0;
+    for (std::int64_t step = 1; step <= options.iterative_steps; ++step) {
+        const double done = static_cast<double>(step) / static_cast<double>(options.iterative_steps);
+        const auto still =
+            static_cast<std::int64_t>(options.target_param_ratio * done * static_cast<double>(parameters)) - gone;
+        const double sparsity = options.target_param_ratio > 0 ? std::min(sparsity_for(groups, still, select), 1 - 1e-9)
+                                                               : done * options.pruning_ratio;
+        const Selection chosen = select(sparsity);
+        gone += removed_parameters(groups, chosen);
+        for (std::size_t g = 0; g < groups.size(); ++g)
+            groups[g].importance.resize(groups[g].importance.size() - chosen[g].size());
+    }
+    std::vector<std::int64_t> out;
+    for (const auto& group : groups) out.push_back(group.units());
+    return out;
+}
+
 }  // namespace
 
 void LlmPruner::options(Schema<Options>& s) {
@@ -267,31 +332,33 @@ void LlmPruner::options(Schema<Options>& s) {
 
 AxisPlan LlmPruner::plan(const AxisShape& axis) const {
     AxisPlan out;
-    Group group;
-    group.initial = axis.size;
-    group.balanced = axis.balanced;
-    group.keep = axis.keep;
-    group.channels = axis.is_attention() ? axis.unit : 1;
-    std::int64_t units = axis.size;
-    for (std::int64_t step = 1; step <= opt.iterative_steps; ++step)
-        units -= local_count(units, group,
-                             static_cast<double>(step) / static_cast<double>(opt.iterative_steps) * opt.pruning_ratio,
-                             rules_of(opt));
-    out.remove = axis.size - units;
-    // A KV group's unit is its queries' features, and rounding counts its key's.
-    out.exact = !opt.global_pruning && opt.target_param_ratio == 0 && axis.kind != AxisKind::kv_groups;
+    plan_all({&axis, 1}, {&out, 1});
     return out;
 }
 
 void LlmPruner::plan_all(std::span<const AxisShape> axes, std::span<AxisPlan> plans) const {
-    if (opt.mode == "layer_wise") return;
+    if (opt.mode == "layer_wise") {
+        for (std::size_t i = 0; i < axes.size(); ++i)
+            if (axes[i].block >= opt.layer) plans[i].remove = axes[i].size;
+        return;
+    }
+    if (opt.mode == "block_wise") check_windows(opt, axes.empty() ? 0 : axes[0].blocks);
+    std::vector<std::size_t> chosen;
+    std::vector<Group> groups;
     for (std::size_t i = 0; i < axes.size(); ++i) {
         if (!is_pruned(axes[i], axes, opt)) continue;
         if (opt.pruner_type == "taylor" && axes[i].tokens == 0)
             bad_value(
                 "pruner_type = \"taylor\" needs calibration text; add a [calibration] table with source and path");
-        plans[i] = plan(axes[i]);
+        const std::int64_t channels = channels_of(axes[i], axes);
+        plans[i].exact = channels > 0 && !opt.global_pruning && opt.target_param_ratio == 0;
+        plans[i].sweeps = sweeps_of(opt);
+        chosen.push_back(i);
+        groups.push_back(sizes_of(axes[i], channels));
     }
+    if (groups.empty()) return;
+    const auto left = planned_sizes(opt, groups, axes[0].linear_parameters);
+    for (std::size_t g = 0; g < chosen.size(); ++g) plans[chosen[g]].remove = groups[g].initial - left[g];
 }
 
 void LlmPruner::prune(Structure& structure, Job& job) const {
@@ -305,9 +372,9 @@ void LlmPruner::prune(Structure& structure, Job& job) const {
     }
     Options fitted = opt;
     if (opt.mode == "block_wise") {
-        fit_window("block_attention_layer", opt.block_attention_layer_start, fitted.block_attention_layer_end, blocks,
-                   job);
-        fit_window("block_mlp_layer", opt.block_mlp_layer_start, fitted.block_mlp_layer_end, blocks, job);
+        check_windows(opt, blocks);
+        fit_window("block_attention_layer", fitted.block_attention_layer_end, blocks, job);
+        fit_window("block_mlp_layer", fitted.block_mlp_layer_end, blocks, job);
     }
     Pruning(fitted, structure, job).run(structure);
 }

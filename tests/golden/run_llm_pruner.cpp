@@ -11,6 +11,7 @@
 #include "core/plugin_api/host_table.hpp"
 #include "core/plugin_api/options.hpp"
 #include "core/support/error.hpp"
+#include "core/support/file.hpp"
 #include "tests/golden/run_fixture.hpp"
 
 namespace kerf::core {
@@ -85,8 +86,8 @@ std::vector<std::int64_t> removed_of(const PrunedModel& pruned, const std::strin
     std::vector<std::int64_t> left(static_cast<std::size_t>(size));
     std::iota(left.begin(), left.end(), 0);
     std::vector<std::int64_t> out;
-    for (const auto& commit : pruned.commits)
-        for (const auto& removal : commit) {
+    for (const auto& edit : pruned.edits)
+        for (const auto& removal : edit.removals) {
             if (removal.axis != axis) continue;
             const std::set<std::int64_t> units(removal.units.begin(), removal.units.end());
             for (const auto unit : units) out.push_back(left[std::size_t(unit)]);
@@ -184,7 +185,7 @@ TEST(LlmPrunerRandom, LosesAsMuchAsTheReferenceDoesAtRandom) {
     const PrunedModel again = prune(model, windows, options, scratch.path());
     options["seed"] = 7;
     const PrunedModel other = prune(model, windows, options, scratch.path());
-    const auto units = [](const PrunedModel& p) { return p.commits.at(0).at(1).units; };
+    const auto units = [](const PrunedModel& p) { return p.edits.at(0).removals.at(1).units; };
     EXPECT_EQ(units(again), units(pruned));
     EXPECT_NE(units(other), units(pruned));
 }
@@ -271,6 +272,101 @@ TEST(LlmPrunerBudget, TakesAShareOfAllParameters) {
         // to the nearest head above
         EXPECT_GE(gone / before, 0.2);
         EXPECT_LT(gone / before, 0.24);
+    }
+}
+
+/// A recipe's stage over all layers, from planning to the checkpoint.
+Recipe recipe_with(const std::string& model, const std::filesystem::path& output, json options) {
+    for (const char* window : {"block_attention_layer", "block_mlp_layer"}) {
+        options[std::string(window) + "_start"] = 0;
+        options[std::string(window) + "_end"] = 4;
+    }
+    return golden_recipe(model, output, "llm_pruner", options);
+}
+
+TEST(LlmPrunerStage, RefitsWhatReadsThePrunedUnitsAsTheGoldenOne) {
+    const ScratchFolder scratch;
+    const json golden = read_json(test_data("golden/llm-pruner.json"));
+    int done = 0;
+    for (const auto& row : golden["models"]["llama-tiny"]["least_squares_compensation"]["rows"]) {
+        const bool magnitude = row["selection"] == "l2";
+        for (const bool refit : {false, true}) {
+            const auto output = scratch.path() / text(row["selection"].get<std::string>(), row["ratio"], refit);
+            Recipe recipe = recipe_with(
+                "llama-tiny", output, {{"pruning_ratio", row["ratio"]}, {"pruner_type", magnitude ? "l2" : "taylor"}});
+            recipe.stages[0].refit = refit;
+            recipe.stages[0].refit_damp = 1e-3;
+            const json report = run_recipe(recipe, components(), false, {});
+            const double expected = row[refit ? "ppl_compensated" : "ppl_plain"];
+            EXPECT_NEAR(perplexity_after(report), expected, 0.003 * expected) << row << refit;
+            ++done;
+        }
+    }
+    EXPECT_EQ(done, 8);
+}
+
+class LlmPrunerPlan : public testing::TestWithParam<std::pair<const char*, json>> {};
+
+TEST_P(LlmPrunerPlan, HasTheSizeOfTheResult) {
+    const auto& [name, options] = GetParam();
+    KERF_SKIP_WITHOUT(std::string(name));
+    const ScratchFolder scratch;
+    Recipe recipe = recipe_with(name, scratch.path() / "out", options);
+    recipe.evaluation = {};
+    const Plan plan = make_plan(recipe, components());
+    EXPECT_TRUE(plan.exact);
+    const json report = run_recipe(recipe, components(), false, {});
+    EXPECT_EQ(report["parameters"]["after"], plan.parameters_after);
+    EXPECT_EQ(report["bytes"]["after"], plan.output_bytes);
+    EXPECT_EQ(std::filesystem::file_size(recipe.output.path / "model.safetensors"), plan.output_bytes);
+    const Model again = Model::open(recipe.output.path, components());
+    EXPECT_EQ(again.parameters(), plan.parameters_after);
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Settings, LlmPrunerPlan,
+    testing::Values(std::pair<const char*, json>{"llama-tiny", {{"pruning_ratio", 0.3}}},
+                    std::pair<const char*, json>{"llama-tiny", {{"pruning_ratio", 0.5}, {"iterative_steps", 3}}},
+                    std::pair<const char*, json>{"llama-tiny", {{"pruning_ratio", 0.4}, {"head_rounding", "nearest"}}},
+                    std::pair<const char*, json>{"llama-tiny",
+                                                 {{"pruning_ratio", 0.5}, {"head_unit", "query_balanced"}}},
+                    std::pair<const char*, json>{"llama-tiny", {{"mode", "channel_wise"}, {"pruning_ratio", 0.25}}},
+                    std::pair<const char*, json>{"llama-tiny", {{"mode", "layer_wise"}, {"layer", 3}}},
+                    std::pair<const char*, json>{"opt-tiny", {{"pruning_ratio", 0.3}, {"round_to", 8}}},
+                    std::pair<const char*, json>{"opt-tiny", {{"mode", "channel_wise"}, {"pruning_ratio", 0.25}}},
+                    std::pair<const char*, json>{"phi3-tiny", {{"pruning_ratio", 0.3}}},
+                    std::pair<const char*, json>{"falcon-tiny", {{"pruning_ratio", 0.5}}}),
+    [](const auto& info) { return std::to_string(info.index); });
+
+TEST(LlmPrunerStage, SaysThatAThresholdOverAllGroupsIsAnEstimate) {
+    const ScratchFolder scratch;
+    Recipe recipe = recipe_with("llama-tiny", scratch.path() / "out",
+                                {{"pruning_ratio", 0.25}, {"global_pruning", true}, {"normalizer", "mean"}});
+    recipe.evaluation = {};
+    const Plan plan = make_plan(recipe, components());
+    EXPECT_FALSE(plan.exact);
+    const json report = run_recipe(recipe, components(), false, {});
+    // Widths differ from layer to layer; what is written is what the report says.
+    EXPECT_EQ(report["bytes"]["after"].get<std::uint64_t>(),
+              std::filesystem::file_size(recipe.output.path / "model.safetensors"));
+    EXPECT_NEAR(double(plan.parameters_after), report["parameters"]["after"].get<double>(),
+                0.1 * double(plan.parameters_before));
+    EXPECT_TRUE(std::filesystem::exists(recipe.output.path / "modeling_kerf.py"));
+}
+
+TEST(LlmPrunerStage, LeavesLayersAndHiddenChannelsThatStockClassesTake) {
+    const ScratchFolder scratch;
+    const std::vector<std::tuple<json, std::string, std::int64_t>> cases{
+        {{{"mode", "layer_wise"}, {"layer", 3}}, "num_hidden_layers", 3},
+        {{{"mode", "channel_wise"}, {"pruning_ratio", 0.25}}, "hidden_size", 192}};
+    for (const auto& [options, key, value] : cases) {
+        const auto output = scratch.path() / key;
+        const Recipe recipe = recipe_with("llama-tiny", output, options);
+        const json report = run_recipe(recipe, components(), false, {});
+        const json config = read_json(output / "config.json");
+        EXPECT_EQ(config["model_type"], "llama") << key;
+        EXPECT_EQ(config[key], value);
+        EXPECT_EQ(report["stages"][0]["blocks"]["after"], key == "num_hidden_layers" ? 3 : 4);
     }
 }
 

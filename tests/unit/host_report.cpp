@@ -101,8 +101,12 @@ TEST(Report, ShowsWhatWasPrunedAndWhatWasWarnedOf) {
         {{"method", "slimgpt"},
          {"linears", json::array()},
          {"axes",
-          {{{"name", "model.layers.0.mlp"}, {"kind", "mlp"}, {"units", 8}, {"removed", {1, 5}}},
-           {{"name", "model.layers.1.mlp"}, {"kind", "mlp"}, {"units", 8}, {"removed", json::array()}}}}});
+          {{{"name", "model.layers.0.mlp"}, {"kind", "mlp"}, {"block", 0}, {"units", 8}, {"removed", {1, 5}}},
+           {{"name", "model.layers.1.mlp"},
+            {"kind", "mlp"},
+            {"block", 1},
+            {"units", 8},
+            {"removed", json::array()}}}}});
     run["stages"].push_back({{"method", "slicegpt"},
                              {"linears", json::array()},
                              {"positions", {{{"name", "p0"}, {"features", 12}, {"of", 16}, {"energy", 0.99}}}}});
@@ -110,8 +114,8 @@ TEST(Report, ShowsWhatWasPrunedAndWhatWasWarnedOf) {
     expect_balanced(html);
     EXPECT_NE(html.find("too few tokens &lt;for&gt; this"), std::string::npos);
     EXPECT_NE(html.find("a processor"), std::string::npos);
-    EXPECT_NE(html.find("2 of 16 units removed"), std::string::npos);
-    EXPECT_NE(html.find("model.layers.0.mlp: 2 of 8, 25.0 %"), std::string::npos);
+    EXPECT_NE(html.find("Sparsity by layer"), std::string::npos);
+    EXPECT_NE(html.find("mlp: 25.0 %"), std::string::npos);
     EXPECT_NE(html.find("p0: 12 of 16"), std::string::npos);
 }
 

@@ -75,7 +75,7 @@ TEST_F(ModelScopeTest, ACommitLeavesASmallerModelWithUnitsNumberedAnew) {
         EXPECT_EQ(named(after, mlp).size(), size - 2);
         named(after, mlp).remove(units);  // committed when the method returns
     });
-    ASSERT_EQ(pruned.commits.size(), 2u);
+    ASSERT_EQ(pruned.edits.size(), 2u);
     const Axis& axis = axis_named(find_axes(pruned.model.graph()), mlp);
     EXPECT_EQ(axis.size, 704 - 4);
     // Unit 0 of the second commit was unit 1, unit 2 was unit 4.
@@ -163,10 +163,10 @@ TEST_F(ModelScopeTest, BlocksGoFromTheEnd) {
 }
 
 TEST_F(ModelScopeTest, APlanIsAskedForEveryAxis) {
-    const auto plans = plan_model(model_, instance_, 0);
-    ASSERT_EQ(plans.size(), 4u);
-    EXPECT_EQ(plans[0].axis, mlp);
-    EXPECT_EQ(plans[0].remove, 176);
+    const ModelPlan planned = plan_model(model_, instance_, 0);
+    ASSERT_EQ(planned.removals.size(), 4u);
+    EXPECT_EQ(planned.axes[planned.removals[0].axis].name, mlp);
+    EXPECT_EQ(planned.removals[0].plan.remove, 176);
 }
 
 }  // namespace

@@ -168,9 +168,15 @@ typedef struct kerf_axis_shape {
 typedef struct kerf_axis_plan {
     uint32_t struct_size;
     int32_t exact;          /* 1: exactly `remove` units will go, so that sizes are known before the run; 0: about so many */
-    int64_t remove;         /* units; -1 (what the host fills in) = the method leaves this axis alone */
+    /* units; -1 (what the host fills in) = the method leaves this axis alone. Scope MODEL: all units of every axis of a
+     * block = the block itself goes */
+    int64_t remove;
     uint64_t scratch_bytes; /* largest sum of live alloc() buffers while it is pruned */
     double flops;
+    /* Scope MODEL: how many backward sweeps ask for the gradients of this axis's weights, whether for their squares too, and
+     * over how many windows of what length (0: all, whole); the host adds what they take */
+    int32_t sweeps, sweep_squares;
+    int64_t sweep_windows, sweep_length;
 } kerf_axis_plan;
 
 typedef struct kerf_method {

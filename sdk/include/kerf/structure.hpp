@@ -68,12 +68,22 @@ struct AxisShape {
     std::int64_t removable() const { return fixed.empty() ? std::max<std::int64_t>(0, size - keep) : 0; }
 };
 
+/// Backward sweeps of a ModelMethod that ask for the gradients of an axis's weights.
+struct PlannedSweeps {
+    std::int32_t count = 0;
+    bool squares = false;
+    std::int64_t windows = 0, length = 0;  ///< 0: all, whole
+};
+
 /// What pruning an axis takes and leaves. A default one leaves the axis alone.
 struct AxisPlan {
-    std::int64_t remove = -1;        ///< units that go; 0 is an answer too, -1 is none
+    /// Units that go; 0 is an answer too, -1 is none. Of a ModelMethod: all units of every axis of a block stand for
+    /// the block.
+    std::int64_t remove = -1;
     bool exact = true;               ///< exactly so many: sizes are known before the run; else about so many
     std::int64_t scratch_bytes = 0;  ///< largest sum of live Buffer and Matrix memory while it is pruned
-    double flops = 0;                ///< Grams are the core's
+    double flops = 0;                ///< Grams and sweeps are the core's
+    PlannedSweeps sweeps = {};
 };
 
 /// Index sets of an axis's units along one dimension: `units[u]` is ascending.
@@ -243,6 +253,11 @@ kerf_code plan_axes(void* self, const kerf_axis_shape* const* axes, std::size_t 
             plans[i]->remove = answers[i].remove;
             plans[i]->scratch_bytes = static_cast<std::uint64_t>(answers[i].scratch_bytes);
             plans[i]->flops = answers[i].flops;
+            if (plans[i]->struct_size < sizeof(kerf_axis_plan)) continue;
+            plans[i]->sweeps = answers[i].sweeps.count;
+            plans[i]->sweep_squares = answers[i].sweeps.squares ? 1 : 0;
+            plans[i]->sweep_windows = answers[i].sweeps.windows;
+            plans[i]->sweep_length = answers[i].sweeps.length;
         }
     });
 }

@@ -1,0 +1,135 @@
+// SPDX-License-Identifier: Apache-2.0
+// Methods that see the whole model, through the kerf command.
+#include "core/support/text.hpp"
+#include "tests/e2e/command.hpp"
+
+namespace kerf::e2e {
+namespace {
+
+using nlohmann::json;
+
+const std::string all_layers =
+    "block_attention_layer_start = 0\nblock_attention_layer_end = 4\nblock_mlp_layer_start = 0\n"
+    "block_mlp_layer_end = 4\n";
+std::string llm_pruner(const std::string& settings) {
+    return "[[stage]]\nmethod = \"llm_pruner\"\npruning_ratio = 0.5\n" + all_layers + settings;
+}
+const std::string gptq = "[[stage]]\nmethod = \"gptq\"\nbits = 4\ngroup_size = 32\n";
+
+/// A recipe over a trained tiny model, with few windows.
+fs::path trained(const Folder& folder, const std::string& model, const std::string& stages,
+                 const std::string& format = "hf") {
+    const fs::path file = folder / "recipe.toml";
+    spill(file, core::text("[model]\npath = \"", KERF_TEST_DATA, "/models/", model,
+                           "\"\n[calibration]\nsource = \"tokens\"\npath = \"", KERF_TEST_DATA, "/golden/tokens-",
+                           model, ".safetensors\"\ntensor = \"calib\"\nsamples = 10\nlength = 0\n", stages,
+                           "[output]\npath = \"out\"\nformat = \"", format, "\"\n"));
+    return file;
+}
+
+class PruneWholeThenQuantise : public testing::TestWithParam<std::tuple<const char*, const char*>> {};
+
+TEST_P(PruneWholeThenQuantise, HasThePlannedSizeAndGoesOnAfterAnInterruption) {
+    const auto& [model, settings] = GetParam();
+    const Folder folder;
+    const fs::path recipe = trained(folder, model, llm_pruner(settings) + gptq, "gptq");
+    const Outcome planned = kerf({"plan", recipe.string(), "--json"});
+    ASSERT_EQ(planned.code, 0) << planned.err;
+    const json plan = json::parse(planned.out);
+    EXPECT_EQ(plan["exact"], true);
+    const Outcome run = kerf({"run", recipe.string()});
+    ASSERT_EQ(run.code, 0) << run.err;
+    EXPECT_EQ(plan["output_bytes"].get<std::uint64_t>(), fs::file_size(folder / "out/model.safetensors"));
+    const json report = json::parse(slurp(folder / "out/report.json"));
+    EXPECT_EQ(plan["parameters"]["after"], report["parameters"]["after"]);
+    EXPECT_LT(run.peak_bytes, plan["peak_bytes"].get<std::uint64_t>() * 11 / 10);
+    for (const auto& axis : report["stages"][0]["axes"])
+        EXPECT_EQ(2 * axis["removed"].size(), axis["units"].get<std::size_t>()) << axis["name"];
+    for (const auto& linear : report["stages"][0]["linears"]) EXPECT_GT(linear["error"].get<double>(), 0) << linear;
+
+    const auto expected = lasting_files(folder / "out");
+    const std::string shim = KERF_BUILD "/tests/libkerf_kill_shim.so";
+    for (const int k : {5, 40}) {
+        fs::remove_all(folder / "out");
+        ASSERT_EQ(kerf({"run", recipe.string()}, {{"LD_PRELOAD", shim}, {"KERF_KILL_AT", std::to_string(k)}}).code,
+                  128 + SIGKILL);
+        const Outcome resumed = kerf({"run", recipe.string(), "--resume"});
+        ASSERT_EQ(resumed.code, 0) << "killed at " << k << ": " << resumed.err;
+        EXPECT_EQ(lasting_files(folder / "out"), expected) << "killed at " << k;
+    }
+}
+
+INSTANTIATE_TEST_SUITE_P(TinyModels, PruneWholeThenQuantise,
+                         testing::Values(std::tuple{"llama-tiny", ""}, std::tuple{"llama-tiny", "refit = true\n"},
+                                         std::tuple{"opt-tiny", "pruner_type = \"taylor\"\nrefit = true\n"}),
+                         [](const auto& info) { return core::text("Case", info.index); });
+
+/// 2 blocks, 4 heads in 2 KV groups, 96 channels.
+struct Small {
+    Folder folder;
+    Small() {
+        make_tiny_model(folder / "model");
+        make_tokens(folder / "tokens.safetensors", 4, 64, 128);
+    }
+    fs::path recipe(const std::string& stages) const {
+        spill(
+            folder / "recipe.toml",
+            core::text("[model]\npath = \"model\"\n[calibration]\nsource = \"tokens\"\npath = \"tokens.safetensors\"\n"
+                       "tensor = \"calib\"\nsamples = 0\nlength = 0\n",
+                       stages, "[output]\npath = \"out\"\ndtype = \"float32\"\n"));
+        return folder / "recipe.toml";
+    }
+};
+
+TEST(WholeModel, ResumeGivesTheSameBytesWhereverItWasKilled) {
+    // Widths that differ, hidden channels, layers: results of the stream of blocks, and views that are written.
+    const std::vector<std::string> recipes{
+        llm_pruner("pruner_type = \"taylor\"\nnum_examples = 2\nseq_len = 32\nglobal_pruning = true\nnormalizer = "
+                   "\"mean\"\nrefit = true\n") +
+            gptq,
+        "[[stage]]\nmethod = \"llm_pruner\"\nmode = \"channel_wise\"\npruning_ratio = 0.25\n" + gptq +
+            "exclude = [\"*.k_proj\"]\n",
+        "[[stage]]\nmethod = \"llm_pruner\"\nmode = \"layer_wise\"\nlayer = 1\n"};
+    for (const auto& stages : recipes) {
+        const Small small;
+        const fs::path recipe = small.recipe(stages);
+        const std::string shim = KERF_BUILD "/tests/libkerf_kill_shim.so";
+        const fs::path count = small.folder / "count";
+        const Outcome whole =
+            kerf({"run", recipe.string()}, {{"LD_PRELOAD", shim}, {"KERF_KILL_COUNT", count.string()}});
+        ASSERT_EQ(whole.code, 0) << whole.err;
+        const long calls = std::stol(slurp(count));
+        const auto expected = lasting_files(small.folder / "out");
+        for (long k = 2; k <= calls; k += 13) {
+            fs::remove_all(small.folder / "out");
+            ASSERT_EQ(kerf({"run", recipe.string()}, {{"LD_PRELOAD", shim}, {"KERF_KILL_AT", std::to_string(k)}}).code,
+                      128 + SIGKILL);
+            const Outcome resumed = kerf({"run", recipe.string(), "--resume"});
+            ASSERT_EQ(resumed.code, 0) << "killed at " << k << ": " << resumed.err;
+            ASSERT_EQ(lasting_files(small.folder / "out"), expected) << "killed at " << k << " of\n" << stages;
+        }
+    }
+}
+
+TEST(WholeModel, BadInputIsOneSentenceAndNothingLeft) {
+    const Small small;
+    const auto refused = [&](const std::string& stages, const std::string& says) {
+        const Outcome run = kerf({"run", small.recipe(stages).string()});
+        EXPECT_EQ(run.code, 2) << stages << run.err;
+        EXPECT_NE(run.err.find(says), std::string::npos) << stages << run.err;
+        EXPECT_FALSE(fs::exists(small.folder / "out")) << stages;
+        EXPECT_FALSE(fs::exists(small.folder / "out.partial")) << stages;
+    };
+    const std::string stage = "[[stage]]\nmethod = \"llm_pruner\"\n";
+    refused(stage + "pruning_ratio = 1.0\n", "pruning_ratio");
+    refused(stage, "the model has 2 layers");  // the default window begins at the fourth
+    refused(llm_pruner("") + "include = [\"*.mlp\"]\n", "weighs the whole model");
+    refused(stage + "mode = \"layer_wise\"\nlayer = 0\n", "layer");
+    refused(stage + "mode = \"layer_wise\"\nlayer = 1\nrefit = true\n", "is for heads and channels inside blocks");
+    refused(stage + "mode = \"channel_wise\"\nresult = \"zeroed\"\n", "is for heads and channels inside blocks");
+    refused(gptq + llm_pruner(""), "put llm_pruner first");
+    refused(llm_pruner("pruner_type = \"taylor\"\nnum_examples = 5\n"), "calibration has 4 windows");
+}
+
+}  // namespace
+}  // namespace kerf::e2e
