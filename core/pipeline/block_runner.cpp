@@ -221,7 +221,16 @@ Curvature BlockRunner::curvature_of(const InputGroup& group, GramAccumulator& su
                                        " features; their Gram matrix "
                                        "has rank ",
                                        tokens, " at most, use at least ", n, " tokens"));
-    if (tokens > 0 || ops_[group.reader].expert < 0) return {name, n, tokens, sums.finish()};
+    if (tokens > 0 || ops_[group.reader].expert < 0) {
+        std::vector<float> gram = sums.finish();
+        std::int64_t dead = 0;
+        for (std::int64_t i = 0; i < n; ++i) dead += gram[std::size_t(i * n + i)] == 0;
+        if (dead > 0 && hooks_.log)
+            hooks_.log(KERF_LOG_WARN, text(name, ": ", dead, " of ", n,
+                                           " features are zero in every calibration token; nothing is known of their "
+                                           "columns' effect"));
+        return {name, n, tokens, std::move(gram)};
+    }
     std::string linears;
     for (const AxisTarget* target : group.axes) linears += (linears.empty() ? "" : ", ") + target->axis->name;
     for (const Target* target : group.targets) linears += (linears.empty() ? "" : ", ") + target->name;
