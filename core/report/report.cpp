@@ -317,12 +317,26 @@ std::string worst_of(const json& linears) {
     return element("p", "", "Highest: " + out + ".") + "\n";
 }
 
+/// How often the calibration tokens went through the blocks.
+std::string passes_of(const json& stage) {
+    const double runs = number_at(stage, {"forward", "block_runs"}), passes = number_at(stage, {"forward", "passes"}),
+                 sweeps = number_at(stage, {"sweeps"});
+    std::string out;
+    if (runs > 0)
+        out = text(", ", significant(passes), passes == 1 ? " forward pass (" : " forward passes (", fixed(runs, 0),
+                   runs == 1 ? " run of a block)" : " runs of a block)");
+    if (sweeps > 0) out += text(", ", fixed(sweeps, 0), sweeps == 1 ? " backward sweep" : " backward sweeps");
+    if (part(stage, "shares_grams") == true) out += ", on the pass of the stage before";
+    return out;
+}
+
 std::string stage_section(const json& stage, std::size_t number) {
     const json& linears = part(stage, "linears");
     const double peak = number_at(stage, {"peak_bytes"});
     std::string facts = text(linears.size(), linears.size() == 1 ? " linear" : " linears", " in ",
                              seconds(number_at(stage, {"seconds"})));
     if (std::isfinite(peak)) facts += ", peak memory " + bytes(peak);
+    facts += passes_of(stage);
     std::string out = element("p", "", escaped(facts)) + "\n" + options_of(stage);
     out += pruning_part(stage);
     out +=
