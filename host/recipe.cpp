@@ -124,6 +124,7 @@ bool is_version_requirement(std::string_view text) {
 core::Sequential sequential_from(const std::string& word) {
     if (word == "linear") return core::Sequential::linear;
     if (word == "block") return core::Sequential::block;
+    if (word == "shared") return core::Sequential::shared;
     return word == "none" ? core::Sequential::none : core::Sequential::group;
 }
 
@@ -158,7 +159,8 @@ core::StageSpec RecipeReader::read_stage(const TableReader& table) const {
         table.refuse("version", " = \"", out.version, "\" is not a version; write it as in \">=1.0\" or \"1.2.3\"");
     out.include = table.texts("include");
     out.exclude = table.texts("exclude");
-    out.sequential = sequential_from(table.choice("sequential", "group", {"linear", "group", "block", "none"}));
+    out.sequential =
+        sequential_from(table.choice("sequential", "group", {"linear", "group", "block", "none", "shared"}));
     out.refit = table.flag("refit", false);
     if (table.has("refit_damp")) {
         if (!out.refit) table.refuse("refit_damp", " goes with refit = true");

@@ -57,6 +57,12 @@ std::string parameters_line(double before, double after) {
                 ")");
 }
 
+/// Of the calibration tokens through all blocks.
+std::string planned_passes(const core::PlannedStage& stage) {
+    const double passes = double(stage.block_runs) / double(std::max<std::int64_t>(1, stage.blocks_before));
+    return fixed(passes, passes == std::floor(passes) ? 0 : 2);
+}
+
 /// What pruning stages take, a line each.
 std::string plan_of_pruning(const core::Plan& plan) {
     std::string out;
@@ -92,6 +98,22 @@ std::string what_of(const json& stage, std::size_t linears) {
                 fixed(number_at(positions[0], {"of"}), 0), " features");
 }
 
+/// "1 forward pass", "2 forward passes"; a pass that ends before the last block counts by its blocks: "0.75".
+std::string count_of_passes(double passes) {
+    const bool whole = passes == std::floor(passes);
+    return text(fixed(passes, whole ? 0 : 2), passes == 1 ? " forward pass" : " forward passes");
+}
+
+/// How calibration tokens went through the blocks for a stage.
+std::string passes_of(const json& stage) {
+    const double passes = number_at(stage, {"forward", "passes"}), sweeps = number_at(stage, {"sweeps"});
+    std::string out;
+    if (sweeps > 0) out = text(fixed(sweeps, 0), sweeps == 1 ? " backward sweep" : " backward sweeps");
+    if (passes > 0) out += (out.empty() ? "" : ", ") + count_of_passes(passes);
+    if (stage.is_object() && stage.value("shares_grams", false)) out = "on the pass of the stage before";
+    return out;
+}
+
 /// "28 linears, error 0.0081 on average, at most 0.021 (model.layers.3.mlp.down_proj)"
 std::string stage_line(const json& stage, std::size_t number) {
     double sum = 0, worst = -1;
@@ -113,6 +135,7 @@ std::string stage_line(const json& stage, std::size_t number) {
     if (known > 0)
         out += text(", error ", significant(sum / double(known)), " on average, at most ", significant(worst), " (",
                     worst_name, ")");
+    if (const std::string walked = passes_of(stage); !walked.empty()) out += ", " + walked;
     return out + text(", ", format_seconds(number_at(stage, {"seconds"}))) + "\n";
 }
 
@@ -226,13 +249,14 @@ std::string show_blocks(const json& blocks) {
 }  // namespace
 
 std::string show_plan(const core::Recipe& recipe, const core::Plan& plan) {
-    Rows rows{{"stage", "linears", "bits", "peak memory", "disk", "FLOPs"}};
+    Rows rows{{"stage", "linears", "bits", "passes", "peak memory", "disk", "FLOPs"}};
     for (const auto& stage : plan.stages)
-        rows.push_back(
-            {stage.method, text(stage.linears.size()), stage.linears.empty() ? "–" : fixed(mean_bits(stage), 2),
-             format_bytes(double(stage.peak_bytes)), format_bytes(double(stage.disk_bytes)), short_count(stage.flops)});
+        rows.push_back({stage.method, text(stage.linears.size()),
+                        stage.linears.empty() ? "–" : fixed(mean_bits(stage), 2), planned_passes(stage),
+                        format_bytes(double(stage.peak_bytes)), format_bytes(double(stage.disk_bytes)),
+                        short_count(stage.flops)});
     std::string out = text(recipe.model.path.string(), " to ", recipe.output.path.string(), " (", recipe.output.format,
-                           ")\n\n", aligned_table(rows, "lrrrrr"), "\n", plan_of_pruning(plan));
+                           ")\n\n", aligned_table(rows, "lrrrrrr"), "\n", plan_of_pruning(plan));
     const double ratio = plan.input_bytes > 0 ? double(plan.output_bytes) / double(plan.input_bytes) : NAN;
     const std::string about = plan.exact ? "" : "about ";
     Rows totals{{"output size", text(about, format_bytes(double(plan.output_bytes)), ", ", percent(ratio, 0), " of ",
@@ -261,6 +285,9 @@ std::string show_run(const json& run) {
     std::size_t number = 0;
     for (const auto& stage : part(run, "stages")) out += stage_line(stage, number++);
     const std::string folder = text_at(run, "output");
+    if (const double passes = number_at(run, {"forward", "passes"}); passes > 0)
+        out += text("forward  ", count_of_passes(passes), " of the calibration tokens, ",
+                    fixed(number_at(run, {"forward", "block_runs"}), 0), " runs of a block\n");
     out += text("time     ", format_seconds(number_at(run, {"seconds"})), ", peak memory ",
                 format_bytes(number_at(run, {"peak_bytes"})), "\n");
     return out + text("output   ", folder, "\nreport   ", folder, "/report.html\n");

@@ -142,6 +142,17 @@ Curvature::Factor Curvature::make(std::int32_t order, std::int64_t group_size, d
     }
 }
 
+Curvature Curvature::without(const std::vector<bool>& lost) const {
+    std::vector<std::int64_t> kept;
+    for (std::int64_t i = 0; i < features_; ++i)
+        if (!lost[static_cast<std::size_t>(i)]) kept.push_back(i);
+    std::vector<float> part;
+    part.reserve(kept.size() * kept.size());
+    for (const auto row : kept)
+        for (const auto column : kept) part.push_back(gram_[static_cast<std::size_t>(row * features_ + column)]);
+    return {name_, static_cast<std::int64_t>(kept.size()), tokens_, std::move(part)};
+}
+
 void Curvature::forget_factors() {
     const std::lock_guard hold(*lock_);
     made_.clear();

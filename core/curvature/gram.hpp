@@ -80,6 +80,8 @@ public:
     std::int64_t features() const noexcept { return features_; }
     std::int64_t tokens() const noexcept { return tokens_; }
     const std::string& name() const noexcept { return name_; }
+    /// That of the features that are left: a principal submatrix, without factors.
+    Curvature without(const std::vector<bool>& lost) const;
     /// tr(D H Dᵀ) of a difference D [rows, features]: the (mean) squared output error.
     double quadratic(const float* difference, std::int64_t rows) const;
 

@@ -57,22 +57,31 @@ Compressed run_method(const Target& target, const std::vector<float>& weight, Cu
 
 }  // namespace
 
+namespace {
+
+/// The group of what reads `value`, made when there is none.
+InputGroup& group_of(std::vector<InputGroup>& groups, const std::vector<Op>& ops, std::size_t reader) {
+    const std::string& value = ops[reader].in[0];
+    for (auto& group : groups)
+        if (group.value == value) return group;
+    InputGroup made{value, 0, reader, ops[reader].columns, {}, {}, false};
+    while (std::find(ops[made.first_op].in.begin(), ops[made.first_op].in.end(), value) == ops[made.first_op].in.end())
+        ++made.first_op;
+    return groups.emplace_back(std::move(made));
+}
+
+void sort_groups(std::vector<InputGroup>& groups) {
+    std::sort(groups.begin(), groups.end(), [](const auto& a, const auto& b) { return a.first_op < b.first_op; });
+}
+
+}  // namespace
+
 std::vector<InputGroup> input_groups(const std::vector<Op>& ops, const Stage& stage, std::size_t block) {
     std::vector<InputGroup> groups;
-    const auto group_of = [&](std::size_t reader) -> InputGroup& {
-        const std::string& value = ops[reader].in[0];
-        for (auto& group : groups)
-            if (group.value == value) return group;
-        InputGroup made{value, 0, reader, ops[reader].columns, {}, {}};
-        while (std::find(ops[made.first_op].in.begin(), ops[made.first_op].in.end(), value) ==
-               ops[made.first_op].in.end())
-            ++made.first_op;
-        return groups.emplace_back(std::move(made));
-    };
-    for (const Target* target : stage.in_block(block)) group_of(target->op).targets.push_back(target);
+    for (const Target* target : stage.in_block(block)) group_of(groups, ops, target->op).targets.push_back(target);
     for (const AxisTarget* target : stage.axes_in_block(block))
-        group_of(target->consumers.front()).axes.push_back(target);
-    std::sort(groups.begin(), groups.end(), [](const auto& a, const auto& b) { return a.first_op < b.first_op; });
+        group_of(groups, ops, target->consumers.front()).axes.push_back(target);
+    sort_groups(groups);
     return groups;
 }
 
@@ -94,6 +103,26 @@ void BlockRunner::compress_without_data() {
             hooks_.made(*target, compress_one(*target, nullptr));
             hooks_.progress(target->cost.flops);
         }
+    }
+}
+
+void BlockRunner::lend(const std::vector<std::string>& values) {
+    for (const auto& value : values) {
+        const auto reader = std::find_if(ops_.begin(), ops_.end(),
+                                         [&](const Op& op) { return op.kind == OpKind::linear && op.in[0] == value; });
+        if (reader == ops_.end()) throw Error(Fault::internal, text(value, ": no linear of the block reads it"));
+        group_of(groups_, ops_, std::size_t(reader - ops_.begin())).lent = true;
+    }
+    sort_groups(groups_);
+}
+
+void BlockRunner::compress_with(Grams& lent) {
+    for (const auto& group : groups_) {
+        const auto found = lent.find(group.value);
+        if (found == lent.end() || found->second.features() != group.features)
+            throw Error(Fault::internal, text(ops_[group.reader].name, " input: the stage before lends no Gram of it"));
+        compress_group(group, found->second, nullptr);
+        lent.erase(found);
     }
 }
 
@@ -244,7 +273,7 @@ Curvature BlockRunner::curvature_of(const InputGroup& group, GramAccumulator& su
 }
 
 void BlockRunner::compress_group(const InputGroup& group, Curvature& curvature, Program* program) {
-    prune_group(group, &curvature, program);
+    const std::vector<bool> lost = prune_group(group, &curvature, program);
     for (const Target* target : group.targets) {
         hooks_.check_cancelled();
         const Compressed made = compress_one(*target, &curvature);
@@ -252,9 +281,14 @@ void BlockRunner::compress_group(const InputGroup& group, Curvature& curvature, 
         hooks_.made(*target, made);
         hooks_.progress(target->cost.flops);
     }
+    if (!group.lent) return;
+    const bool whole = stage_.zeroed || std::find(lost.begin(), lost.end(), true) == lost.end();
+    lent_.emplace(group.value, whole ? std::move(curvature) : curvature.without(lost));
 }
 
-void BlockRunner::prune_group(const InputGroup& group, Curvature* curvature, Program* program) {
+/// Gives the columns that the pruned axes lost.
+std::vector<bool> BlockRunner::prune_group(const InputGroup& group, Curvature* curvature, Program* program) {
+    std::vector<bool> lost(static_cast<std::size_t>(group.features), false);
     for (const AxisTarget* target : group.axes) {
         hooks_.check_cancelled();
         Pruned pruned = prune_axis(model_, stage_, *target, curvature, hooks_.log);
@@ -262,10 +296,13 @@ void BlockRunner::prune_group(const InputGroup& group, Curvature* curvature, Pro
             const Op& op = ops_[consumer.op];
             round_to(layout_.dtype_of(model_.stored_name(op.weight)), consumer.weight);
             if (program) program->set_weight(op.name, consumer.weight);
+            const auto columns = columns_lost(*target->axis, pruned.units, op.name, op.columns);
+            for (std::size_t i = 0; i < lost.size(); ++i) lost[i] = lost[i] || columns[i];
         }
         hooks_.pruned(*target, std::move(pruned));
         hooks_.progress(target->flops);
     }
+    return lost;
 }
 
 Compressed BlockRunner::compress_one(const Target& target, Curvature* curvature) {

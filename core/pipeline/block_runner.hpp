@@ -24,6 +24,7 @@ struct InputGroup {
     std::int64_t features = 0;
     std::vector<const Target*> targets;
     std::vector<const AxisTarget*> axes;
+    bool lent = false;  ///< whether the Gram is for the next stage too
 };
 /// Groups of what a stage does in a block, in the order in which their inputs are computed.
 std::vector<InputGroup> input_groups(const std::vector<Op>& ops, const Stage& stage, std::size_t block);
@@ -45,10 +46,19 @@ public:
     BlockRunner(const Model& model, const Stage& stage, std::size_t block, const OutputLayout& layout,
                 const Hooks& hooks);
 
+    using Grams = std::map<std::string, Curvature>;  ///< by value
+
     /// For a method without calibration.
     void compress_without_data();
+    /// For a stage that shares the Grams of the one before, `lent` by it.
+    void compress_with(Grams& lent);
+    /// Before run(): Grams of these values will be wanted by the next stage, of the columns that stay.
+    void lend(const std::vector<std::string>& values);
+    Grams take_lent() { return std::move(lent_); }
     /// `last`: whether the block's output is not needed any more.
     void run(const Units& units, States& states, DType compute, bool last);
+    /// How often run() has the tokens go through the block.
+    static int block_runs(Sequential sequential, bool last) { return sequential == Sequential::block && !last ? 2 : 1; }
 
 private:
     using Accumulators = std::map<std::string, std::unique_ptr<GramAccumulator>>;
@@ -61,7 +71,7 @@ private:
     Curvature curvature_of(const InputGroup& group, GramAccumulator& sums) const;
     void compress_group(const InputGroup& group, Curvature& curvature, Program* program);
     Compressed compress_one(const Target& target, Curvature* curvature);
-    void prune_group(const InputGroup& group, Curvature* curvature, Program* program);
+    std::vector<bool> prune_group(const InputGroup& group, Curvature* curvature, Program* program);
 
     const Model& model_;
     const Stage& stage_;
@@ -70,6 +80,7 @@ private:
     const OutputLayout& layout_;
     const Hooks& hooks_;
     std::vector<InputGroup> groups_;
+    Grams lent_;
     std::int64_t input_width_ = 0;
 };
 

@@ -144,9 +144,26 @@ std::uint64_t compress_bytes(const InputGroup& group, bool gram, bool with_refit
     return largest + (gram ? square * 4 * 3 : 0);
 }
 
+/// Widths of the values of which a stage keeps Grams for the next one.
+std::vector<std::int64_t> lent_features(const std::vector<Op>& ops, const Stage& sharer, std::size_t block) {
+    std::set<std::string> names;
+    for (const Target* target : sharer.in_block(block)) names.insert(target->name);
+    std::map<std::string, std::int64_t> by_value;
+    for (const AxisTarget* target : sharer.axes_in_block(block)) {
+        const Op& reader = ops[target->consumers.front()];
+        by_value[reader.in[0]] = reader.columns;
+    }
+    for (const auto& op : ops)
+        if (op.kind == OpKind::linear && names.contains(op.name)) by_value[op.in[0]] = op.columns;
+    std::vector<std::int64_t> out;
+    for (const auto& [value, features] : by_value) out.push_back(features);
+    return out;
+}
+
 }  // namespace
 
-std::uint64_t stage_memory(const Model& model, const Stage& stage, DType compute, std::int64_t threads) {
+std::uint64_t stage_memory(const Model& model, const Stage& stage, const Stage* sharer, DType compute,
+                           std::int64_t threads) {
     if (stage.bases) return stage.bases->memory(stage.windows->length, stage.windows->samples, compute, threads);
     const Graph& graph = model.graph();
     std::uint64_t peak = stage.whole ? stage.whole->memory(graph, threads) : 0;
@@ -154,22 +171,33 @@ std::uint64_t stage_memory(const Model& model, const Stage& stage, DType compute
         if (block == graph.blocks.size() && stage.in_block(block).empty()) continue;
         const auto& ops = block_ops(graph, block);
         const auto groups = input_groups(ops, stage, block);
+        const std::vector<std::int64_t> lent =
+            sharer ? lent_features(ops, *sharer, block) : std::vector<std::int64_t>();
         const bool whole = stage.sequential == Sequential::block || stage.sequential == Sequential::none;
-        std::uint64_t grams = 0, compress = 0;
-        for (const auto& group : groups) {
-            const std::uint64_t one = stage.needs_gram ? GramAccumulator::memory(group.features) : 0;
+        std::uint64_t grams = 0, compress = 0, held = 0;
+        const auto add_gram = [&](std::int64_t features) {
+            const std::uint64_t one = GramAccumulator::memory(features);
             grams = whole ? grams + one : std::max(grams, one);
+        };
+        for (const auto features : lent) {
+            add_gram(features);
+            held += std::uint64_t(features * features) * sizeof(float);
+        }
+        for (const auto& group : groups) {
+            if (stage.has_stream()) add_gram(group.features);
+            if (stage.needs_gram && !stage.has_stream())
+                held += std::uint64_t(group.features * group.features) * sizeof(float);
             compress = std::max(compress, compress_bytes(group, stage.needs_gram, stage.refit) +
                                               (whole && stage.needs_gram ? grams : 0));
         }
-        if (!stage.needs_gram) {
-            peak = std::max(peak, compress);
+        if (!stage.has_stream()) {
+            peak = std::max(peak, compress + held);
             continue;
         }
         const std::int64_t unit = unit_length(stage.windows->length, stage.windows->samples);
         const std::uint64_t run =
             grams + activation_bytes(ops, graph.hidden, unit, stage.windows->length, compute, threads);
-        peak = std::max(peak, program_bytes(ops, compute) + std::max(run, compress));
+        peak = std::max(peak, program_bytes(ops, compute) + held + std::max(run, compress));
     }
     return peak;
 }

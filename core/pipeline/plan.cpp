@@ -10,6 +10,7 @@
 #include "core/pipeline/block_runner.hpp"
 #include "core/pipeline/model_stage.hpp"
 #include "core/pipeline/prepared.hpp"
+#include "core/pipeline/stream_pass.hpp"
 #include "core/support/error.hpp"
 #include "core/support/parallel.hpp"
 
@@ -37,18 +38,29 @@ double stage_flops(const Model& model, const Stage& stage) {
     const std::size_t last = stage.last_block();
     for (std::size_t block = 0; block <= last; ++block) {
         const auto& ops = block_ops(model.graph(), block);
-        double forward = forward_flops(ops, 0, ops.size(), tokens, length);
         const auto groups = input_groups(ops, stage, block);
-        const bool twice = stage.sequential == Sequential::block && block != last;
-        if (block == last && stage.sequential != Sequential::block && !groups.empty())  // nothing past the last input
-            forward = forward_flops(ops, 0, groups.back().first_op, tokens, length);
-        sum += twice ? 2 * forward : forward;
         for (const auto& group : groups) {
             const double n = double(group.features);
             sum += n * n * double(tokens) * ops[group.reader].share + 2.0 / 3.0 * n * n * n;
         }
+        if (!stage.has_stream()) continue;
+        double forward = forward_flops(ops, 0, ops.size(), tokens, length);
+        if (block == last && stage.sequential != Sequential::block && !groups.empty())  // nothing past the last input
+            forward = forward_flops(ops, 0, groups.back().first_op, tokens, length);
+        sum += forward * BlockRunner::block_runs(stage.sequential, block == last);
     }
     return sum;
+}
+
+/// How often calibration tokens go through a block.
+std::int64_t planned_block_runs(const Model& model, const Stage& stage, const Stage* sharer) {
+    const auto blocks = std::int64_t(model.graph().blocks.size());
+    if (stage.bases) return blocks * ((stage.bases->survey ? 1 : 0) + (stage.bases->needs_signals() ? 1 : 0));
+    if (!stage.has_stream()) return 0;
+    const std::size_t last = std::max(stage.last_block(), sharer ? sharer->last_block() : 0);
+    std::int64_t out = 0;
+    for (std::size_t block = 0; block <= last; ++block) out += BlockRunner::block_runs(stage.sequential, block == last);
+    return out;
 }
 
 double evaluation_flops(const Prepared& prepared, const Recipe& recipe) {
@@ -65,7 +77,7 @@ double evaluation_flops(const Prepared& prepared, const Recipe& recipe) {
 /// pieces.
 std::uint64_t state_bytes(const Model& model, const Stage& stage, DType compute) {
     const std::uint64_t sweep = stage.whole ? stage.whole->disk_bytes(model.graph()) : 0;
-    if (!stage.needs_gram && !stage.bases) return sweep;
+    if (!stage.has_stream() && !stage.bases) return sweep;
     double widest = 0;
     for (const auto& block : model.graph().blocks) {
         double sum = 0;
@@ -92,7 +104,8 @@ std::map<std::string, Windows> evaluation_texts(const Recipe& recipe, const Mode
     return out;
 }
 
-PlannedStage plan_stage(const Model& model, const Stage& stage, const OutputLayout& layout, DType compute) {
+PlannedStage plan_stage(const Model& model, const Stage& stage, const Stage* sharer, const OutputLayout& layout,
+                        DType compute) {
     PlannedStage out;
     out.method = stage.method_id;
     for (const auto& target : stage.targets)
@@ -113,6 +126,8 @@ PlannedStage plan_stage(const Model& model, const Stage& stage, const OutputLayo
     out.parameters_before = model.parameters();
     out.parameters_after = result.parameters();
     out.exact = !stage.whole || stage.whole->exact;
+    out.block_runs = planned_block_runs(model, stage, sharer);
+    out.sweeps = stage.whole ? stage.whole->sweeps.count : 0;
     out.flops = stage_flops(model, stage);
     out.disk_bytes = state_bytes(model, stage, compute) + (stage.bases ? stage.bases->basis_bytes() : 0);
     if (stage.needs_gram || stage.bases)
@@ -138,7 +153,8 @@ std::uint64_t plan_memory(const Recipe& recipe, const Prepared& prepared, std::i
     std::uint64_t peak = idle;
     for (std::size_t i = 0; i < prepared.stages.size(); ++i) {
         const std::uint64_t bytes =
-            idle + with_allocator_share(stage_memory(prepared.models[i], prepared.stages[i], compute, threads));
+            idle + with_allocator_share(stage_memory(prepared.models[i], prepared.stages[i],
+                                                     sharer_of(prepared.stages, i), compute, threads));
         if (stages) (*stages)[i].peak_bytes = bytes;
         peak = std::max(peak, bytes);
     }
@@ -206,7 +222,39 @@ void refuse_pruning_of_codes(const StageSpec& spec, const Prepared& prepared) {
     }
 }
 
+/// Refuses a stage that would share Grams that there are not.
+void check_sharing(const StageSpec& spec, const std::vector<Stage>& before) {
+    constexpr const char* key = "sequential = \"shared\"";
+    if (before.empty())
+        bad_input(spec.location, ": ", key, " takes the Gram matrices of the stage before, and this is the first one; ",
+                  "leave it out");
+    if (!before.back().has_stream())
+        bad_input(spec.location, ": ", key, " takes the Gram matrices of the stage before, but ",
+                  before.back().method_id, " there collects none; leave it out");
+    if (spec.calibration)
+        bad_input(spec.location, ": ", key,
+                  " goes with the calibration of the stage before; leave out "
+                  "[stage.calibration], or ",
+                  key);
+}
+
+void check_sharer(const StageSpec& spec, const Prepared& prepared) {
+    const std::size_t index = prepared.stages.size() - 1;
+    if (!prepared.stages.back().needs_gram)
+        bad_input(spec.location, ": ", spec.method, " needs no Gram matrices, so there is nothing to share; leave out ",
+                  "sequential = \"shared\"");
+    const std::size_t blocks = prepared.models[index - 1].graph().blocks.size();
+    if (end_of_pass(prepared.stages, index - 1, blocks) <= index)
+        bad_input(spec.location, ": ", spec.method, " cannot go through the blocks together with ",
+                  prepared.stages[index - 1].method_id, " before it; leave out sequential = \"shared\"");
+}
+
 }  // namespace
+
+const Stage* sharer_of(const std::vector<Stage>& stages, std::size_t index) {
+    const bool shares = index + 1 < stages.size() && stages[index + 1].sequential == Sequential::shared;
+    return shares ? &stages[index + 1] : nullptr;
+}
 
 std::uint64_t resident_bytes() {
     return status_line("VmRSS:");
@@ -236,7 +284,11 @@ Prepared prepare(const Recipe& recipe, const Components& components) {
                   ": output.format = \"gptq\" needs a stage that quantises to integer codes (gptq, rtn)");
     out.models.push_back(out.model);
     for (std::size_t i = 0; i < recipe.stages.size(); ++i) {
-        out.stages.push_back(resolve_stage(recipe, i, out.models.back(), components));
+        const bool shares = recipe.stages[i].sequential == Sequential::shared;
+        if (shares) check_sharing(recipe.stages[i], out.stages);
+        out.stages.push_back(
+            resolve_stage(recipe, i, out.models.back(), components, shares ? out.stages.back().windows : nullptr));
+        if (shares) check_sharer(recipe.stages[i], out);
         refuse_pruning_of_codes(recipe.stages[i], out);
         out.models.push_back(planned_result(out.models.back(), out.stages.back()));
     }
@@ -248,19 +300,26 @@ Prepared prepare(const Recipe& recipe, const Components& components) {
 
     Plan& plan = out.plan;
     for (const auto& file : out.model.checkpoint().files()) plan.input_bytes += std::filesystem::file_size(file);
-    const std::size_t passes = std::max<std::size_t>(1, out.stages.size());
+    const std::size_t count = std::max<std::size_t>(1, out.stages.size());
+    std::int64_t pass = 0;
     std::uint64_t written = 0;  // results of earlier stages stay until the run is complete: --resume needs them
-    for (std::size_t i = 0; i < passes; ++i) {
-        const OutputLayout layout = layout_of(recipe, out, i, out.models[std::min(i + 1, out.models.size() - 1)]);
-        if (i < out.stages.size()) {
-            plan.stages.push_back(plan_stage(out.models[i], out.stages[i], layout, recipe.model.compute));
+    for (std::size_t i = 0, past = 0; i < count; i = past) {
+        past = out.stages.empty() ? 1 : end_of_pass(out.stages, i, out.models[i].graph().blocks.size());
+        std::uint64_t states = 0;  // of all stages that go through the blocks together
+        for (; i < past; ++i) {
+            const OutputLayout layout = layout_of(recipe, out, i, out.models[std::min(i + 1, out.models.size() - 1)]);
+            written += layout.shards().total_bytes();
+            plan.output_bytes = layout.shards().total_bytes();
+            if (i >= out.stages.size()) continue;
+            plan.stages.push_back(
+                plan_stage(out.models[i], out.stages[i], sharer_of(out.stages, i), layout, recipe.model.compute));
+            plan.stages.back().pass = pass;
             plan.flops += plan.stages.back().flops;
             plan.exact = plan.exact && plan.stages.back().exact;
+            states += plan.stages.back().disk_bytes;
         }
-        written += layout.shards().total_bytes();
-        const std::uint64_t states = i < plan.stages.size() ? plan.stages[i].disk_bytes : 0;
+        ++pass;
         plan.disk_bytes = std::max(plan.disk_bytes, written + states);
-        plan.output_bytes = layout.shards().total_bytes();
     }
     plan.flops += evaluation_flops(out, recipe);
     plan.parameters_before = out.model.parameters();
@@ -275,6 +334,10 @@ Plan make_plan(const Recipe& recipe, const Components& components) {
     constexpr double overhead = 1.5, measuring_seconds = 0.1;
     plan.seconds = overhead * plan.flops / linalg::measured_gemm_rate(measuring_seconds);
     return plan;
+}
+
+json forward_json(std::int64_t block_runs, std::int64_t blocks) {
+    return {{"block_runs", block_runs}, {"passes", double(block_runs) / double(std::max<std::int64_t>(1, blocks))}};
 }
 
 json plan_json(const Plan& plan) {
@@ -299,6 +362,9 @@ json plan_json(const Plan& plan) {
                           {"blocks", {{"before", stage.blocks_before}, {"after", stage.blocks_after}}},
                           {"parameters", {{"before", stage.parameters_before}, {"after", stage.parameters_after}}},
                           {"exact", stage.exact},
+                          {"pass", stage.pass},
+                          {"forward", forward_json(stage.block_runs, stage.blocks_before)},
+                          {"sweeps", stage.sweeps},
                           {"flops", stage.flops},
                           {"peak_bytes", stage.peak_bytes},
                           {"disk_bytes", stage.disk_bytes},

@@ -15,7 +15,7 @@
 namespace kerf::core {
 
 /// What the inputs of later weights see while a stage runs (design §4.4).
-enum class Sequential { linear, group, block, none };
+enum class Sequential { linear, group, block, none, shared };
 
 struct ModelSpec {
     std::filesystem::path path;

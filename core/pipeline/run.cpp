@@ -6,12 +6,12 @@
 
 #include "core/eval/evaluate.hpp"
 #include "core/pipeline/basis_stage.hpp"
-#include "core/pipeline/block_runner.hpp"
 #include "core/pipeline/journal.hpp"
 #include "core/pipeline/meter.hpp"
 #include "core/pipeline/model_stage.hpp"
 #include "core/pipeline/prepared.hpp"
 #include "core/pipeline/save.hpp"
+#include "core/pipeline/stream_pass.hpp"
 #include "core/report/environment.hpp"
 #include "core/report/report.hpp"
 #include "core/support/error.hpp"
@@ -88,24 +88,25 @@ private:
     json provenance() const;
     void work();
     void evaluate_before();
-    Model run_stage(std::size_t index, const Model& input);
-    void report_stage(std::size_t index, const Model& input, const Model& result,
-                      std::chrono::steady_clock::time_point started);
-    std::vector<Removal> removals_of(std::size_t index, std::int64_t block = -1) const;
+    Model run_stages(std::size_t first, std::size_t& past, const Model& input);
+    RunTools tools() { return {recipe_, prepared_, *journal_, meter_, partial_}; }
+    struct Walk {
+        double seconds = 0;
+        std::int64_t block_runs = 0;
+    };
+    std::int64_t runs_of(std::size_t index) const;
+    void report_forward();
+    void report_stage(std::size_t index, const Model& input, const Model& result, const Walk& walk);
     void decide(std::size_t index, const Model& input);
-    Model write_edited(std::size_t index, const Model& input, const fs::path& folder, bool last);
-    Model run_bases(std::size_t index, const Model& input, const fs::path& folder, bool last);
+    Model write_edited(std::size_t index, const Model& input, std::chrono::steady_clock::time_point started);
+    fs::path prepare_folder(std::size_t index, const Model& input, const Model& result, const OutputLayout& layout);
+    Model run_bases(std::size_t index, const Model& input);
     BasisStage surveyed(std::size_t index, const Model& input, const fs::path& scratch);
     BasisRunner::Hooks basis_hooks(std::size_t index, const BasisStage& stage);
     ResultWriter open_writer(std::size_t index, const OutputLayout& layout, const Model& result,
                              const fs::path& folder);
     void write_block(std::size_t index, std::size_t block, ResultWriter& writer);
     void resolve_again(std::size_t first, const Model& input);
-    void run_blocks(std::size_t index, const Model& input, const OutputLayout& layout, const fs::path& folder);
-    void copy_outside(std::size_t index, ResultWriter& writer, const OutputLayout& layout);
-    BlockRunner::Hooks hooks(ResultWriter& writer, json& linears, const Model& input, PrunedParts& parts);
-    void add_metrics(json& linears, json line);
-    Model finish_block_states(std::size_t index, const Model& input, const fs::path& folder) const;
     void evaluate_after(const Model& result);
     void write_side_files(const Model& model, const OutputLayout& layout);
     void finish();
@@ -119,6 +120,7 @@ private:
     fs::path partial_;
     std::optional<Journal> journal_;
     json provenance_, report_;
+    std::int64_t pass_ = 0;        ///< walks over the blocks so far
     std::optional<Model> result_;  ///< once the stages are through
     bool any_shape_ = false;       ///< whether the family's class in transformers cannot express the result
 };
@@ -208,14 +210,15 @@ void Run::work() {
     if (recipe_.evaluation.before && !recipe_.evaluation.kl) evaluate_before();
 
     Model current = prepared_.model;
-    const std::size_t passes = std::max<std::size_t>(1, prepared_.stages.size());
-    for (std::size_t index = 0; index < passes; ++index) {
-        current = run_stage(index, current);
+    const std::size_t count = std::max<std::size_t>(1, prepared_.stages.size());
+    for (std::size_t index = 0, past = 0; index < count; index = past) {
+        current = run_stages(index, past, current);
         // Of what a stage removes the plan knows the shapes alone, and a survey may have given other sizes.
-        if (index + 1 < passes && (prepared_.stages[index].structural ||
-                                   graph_json(current.graph()) != graph_json(prepared_.models[index + 1].graph())))
-            resolve_again(index + 1, current);
+        if (past < count && (prepared_.stages[past - 1].structural ||
+                             graph_json(current.graph()) != graph_json(prepared_.models[past].graph())))
+            resolve_again(past, current);
     }
+    report_forward();
     report_["parameters"]["after"] = current.parameters();
     result_ = current;
     evaluate_after(current);
@@ -241,35 +244,49 @@ void Run::evaluate_before() {
     }
 }
 
-Model Run::run_stage(std::size_t index, const Model& input) {
+/// Stage `first` and those that go through the blocks with it; `past` becomes one past the last of them.
+Model Run::run_stages(std::size_t first, std::size_t& past, const Model& input) {
     const auto started = std::chrono::steady_clock::now();
-    const bool last = index + 1 >= prepared_.stages.size();
-    const fs::path folder = last ? partial_ : partial_ / text("stage-", index);
-    if (!last) fs::create_directories(folder);
-    const Stage* stage = index < prepared_.stages.size() ? &prepared_.stages[index] : nullptr;
-    if (stage && stage->bases) return run_bases(index, input, folder, last);
-    if (stage && stage->whole) decide(index, input);
-    if (stage && stage->whole && !stage->whole->by_axes) return write_edited(index, input, folder, last);
-    const OutputLayout layout = layout_of(recipe_, prepared_, index, stage ? planned_result(input, *stage) : input);
-    report_["bytes"]["after"] = layout.shards().total_bytes();
-    const bool structural = stage && stage->structural;
-    if (last && !structural)
-        write_side_files(input, layout);
-    else if (!last)
-        write_atomically(folder / "config.json", input.config().dump());
-    run_blocks(index, input, layout, folder);
-    Model result = input;
-    const auto removed = structural ? removals_of(index) : std::vector<Removal>();
-    if (structural && !stage->zeroed && !removed.empty())
-        result = input.edited(remove(input.graph(), *stage->all_axes, removed));
-    result = result.with_weights(Checkpoint::open(folder));
-    if (last && structural) write_side_files(result, layout);
-    if (stage) report_stage(index, input, result, started);
+    past = first + 1;
+    const Stage* stage = first < prepared_.stages.size() ? &prepared_.stages[first] : nullptr;
+    if (stage && stage->bases) return run_bases(first, input);
+    if (stage && stage->whole) decide(first, input);
+    if (stage && stage->whole && !stage->whole->by_axes) return write_edited(first, input, started);
+    if (stage) past = end_of_pass(prepared_.stages, first, input.graph().blocks.size());
+    const double before = seconds_since(started);
+    StreamPass pass(tools(), first, past, input);
+    report_["bytes"]["after"] = pass.layout(past - first - 1).shards().total_bytes();
+    pass.run();
+    const Model result = pass.result(past - first - 1);
+    if (past >= prepared_.stages.size()) write_side_files(result, pass.layout(past - first - 1));
+    for (std::size_t index = first; stage && index < past; ++index)
+        report_stage(index, pass.input(index - first), pass.result(index - first),
+                     {pass.seconds(index - first) + (index == first ? before : 0), runs_of(index)});
+    ++pass_;
     return result;
 }
 
-void Run::report_stage(std::size_t index, const Model& input, const Model& result,
-                       std::chrono::steady_clock::time_point started) {
+/// How often the tokens went through a block, in the runs that finished it.
+std::int64_t Run::runs_of(std::size_t index) const {
+    std::int64_t out = 0;
+    for (const auto& entry : journal_->entries())
+        if (entry.value("kind", "") == "block" && entry.value("stage", std::int64_t{-1}) == std::int64_t(index))
+            out += entry.value("block_runs", std::int64_t{0});
+    return out;
+}
+
+/// Of all stages.
+void Run::report_forward() {
+    std::int64_t runs = 0;
+    double passes = 0;
+    for (const auto& stage : report_["stages"]) {
+        runs += stage["forward"]["block_runs"].get<std::int64_t>();
+        passes += stage["forward"]["passes"].get<double>();
+    }
+    report_["forward"] = {{"block_runs", runs}, {"passes", passes}};
+}
+
+void Run::report_stage(std::size_t index, const Model& input, const Model& result, const Walk& walk) {
     const Stage& stage = prepared_.stages[index];
     json linears = json::array(), axes = json::array(), positions = json::array();
     for (const auto& entry : journal_->entries()) {
@@ -286,7 +303,7 @@ void Run::report_stage(std::size_t index, const Model& input, const Model& resul
                         {"units", axis.size},
                         {"removed", units}});
     };
-    const auto removed = removals_of(index);
+    const auto removed = removals_of(*journal_, stage, index);
     for (const auto& target : stage.axes) {
         const auto found = std::find_if(removed.begin(), removed.end(),
                                         [&](const Removal& removal) { return removal.axis == target.axis->name; });
@@ -298,12 +315,16 @@ void Run::report_stage(std::size_t index, const Model& input, const Model& resul
         {{"method", stage.method_id},
          {"version", stage.method->version},
          {"options", stage.options},
-         {"seconds", seconds_since(started)},
+         {"seconds", walk.seconds},
+         {"pass", pass_},
+         {"forward", forward_json(walk.block_runs, std::int64_t(input.graph().blocks.size()))},
          {"peak_bytes", peak_resident_bytes()},
          {"parameters", {{"before", input.parameters()}, {"after", result.parameters()}}},
          {"blocks", {{"before", input.graph().blocks.size()}, {"after", result.graph().blocks.size()}}},
          {"linears", linears}});
     if (stage.structural) report_["stages"].back()["axes"] = axes;
+    if (stage.sequential == Sequential::shared) report_["stages"].back()["shares_grams"] = true;
+    if (stage.whole && stage.whole->sweeps.count > 0) report_["stages"].back()["sweeps"] = stage.whole->sweeps.count;
     if (stage.whole)
         report_["stages"].back()["metrics"] = (*journal_->find("decided", std::int64_t(index), -1))["metrics"];
     if (stage.bases) report_["stages"].back()["positions"] = positions;
@@ -366,7 +387,19 @@ void Run::write_block(std::size_t index, std::size_t block, ResultWriter& writer
     journal_->add({{"kind", "block"}, {"stage", index}, {"block", block}, {"checksums", checksums}});
 }
 
-Model Run::run_bases(std::size_t index, const Model& input, const fs::path& folder, bool last) {
+/// The folder that the result of a stage goes into, with all but the weights in it.
+fs::path Run::prepare_folder(std::size_t index, const Model& input, const Model& result, const OutputLayout& layout) {
+    const fs::path folder = tools().folder_of(index);
+    fs::create_directories(folder);
+    report_["bytes"]["after"] = layout.shards().total_bytes();
+    if (folder == partial_)
+        write_side_files(result, layout);
+    else
+        write_atomically(folder / "config.json", input.config().dump());
+    return folder;
+}
+
+Model Run::run_bases(std::size_t index, const Model& input) {
     const auto started = std::chrono::steady_clock::now();
     const Stage& stage = prepared_.stages[index];
     meter_.phase(stage.method_id);
@@ -374,11 +407,7 @@ Model Run::run_bases(std::size_t index, const Model& input, const fs::path& fold
     fs::create_directories(scratch);
     BasisStage bases = surveyed(index, input, scratch);
     const OutputLayout layout = layout_of(recipe_, prepared_, index, bases.result);
-    report_["bytes"]["after"] = layout.shards().total_bytes();
-    if (last)
-        write_side_files(bases.result, layout);
-    else
-        write_atomically(folder / "config.json", input.config().dump());
+    const fs::path folder = prepare_folder(index, input, bases.result, layout);
     ResultWriter writer = open_writer(index, layout, bases.result, folder);
     BasisRunner runner(bases, stage.windows.get(), recipe_.model.compute, stage.sequential != Sequential::none, scratch,
                        partial_, basis_hooks(index, bases));
@@ -392,7 +421,8 @@ Model Run::run_bases(std::size_t index, const Model& input, const fs::path& fold
         runner.forget(block);
     }
     write_block(index, layout.outside(), writer);
-    report_stage(index, input, bases.result, started);
+    report_stage(index, input, bases.result, {seconds_since(started), prepared_.plan.stages[index].block_runs});
+    ++pass_;
     return bases.result.with_weights(Checkpoint::open(folder));
 }
 
@@ -415,149 +445,23 @@ void Run::decide(std::size_t index, const Model& input) {
                        {"metrics", pruned.metrics}});
     }
     settle(stage, input, edits_from((*journal_->find("decided", std::int64_t(index), -1))["edits"]));
+    // Later stages may go through the blocks with this one.
+    if (index + 1 < prepared_.stages.size()) resolve_again(index + 1, planned_result(input, stage));
 }
 
 /// A result that no stream of blocks has to make: hidden channels or whole layers went.
-Model Run::write_edited(std::size_t index, const Model& input, const fs::path& folder, bool last) {
-    const auto started = std::chrono::steady_clock::now();
+Model Run::write_edited(std::size_t index, const Model& input, std::chrono::steady_clock::time_point started) {
     const Model& result = prepared_.stages[index].whole->result;
     const OutputLayout layout = layout_of(recipe_, prepared_, index, result);
-    report_["bytes"]["after"] = layout.shards().total_bytes();
-    if (last)
-        write_side_files(result, layout);
-    else
-        write_atomically(folder / "config.json", input.config().dump());
+    const fs::path folder = prepare_folder(index, input, result, layout);
     ResultWriter writer = open_writer(index, layout, result, folder);
     for (std::size_t block = 0; block <= layout.outside(); ++block) {
         meter_.check_cancelled();
         write_block(index, block, writer);
     }
-    report_stage(index, input, result, started);
+    report_stage(index, input, result, {seconds_since(started), 0});
+    ++pass_;
     return result.with_weights(Checkpoint::open(folder));
-}
-
-void Run::copy_outside(std::size_t index, ResultWriter& writer, const OutputLayout& layout) {
-    constexpr std::int64_t outside = -2;
-    if (journal_->find("block", std::int64_t(index), outside)) return;
-    writer.write_copied(layout.outside());
-    writer.sync();
-    journal_->add({{"kind", "block"}, {"stage", index}, {"block", outside}, {"checksums", writer.checksums()}});
-}
-
-/// Units that the stage removed: in one block, or in all.
-std::vector<Removal> Run::removals_of(std::size_t index, std::int64_t block) const {
-    std::vector<Removal> out;
-    const Stage& stage = prepared_.stages[index];
-    if (stage.whole && !stage.whole->by_axes)
-        for (const auto& loss : stage.whole->losses) out.push_back({(*stage.all_axes)[loss.axis].name, loss.units});
-    for (const auto& entry : journal_->entries()) {
-        if (entry.value("kind", "") != "block" || entry.value("stage", std::int64_t{-1}) != std::int64_t(index))
-            continue;
-        if (block >= 0 && entry.value("block", std::int64_t{-1}) != block) continue;
-        for (auto& removal : removals_from(entry)) out.push_back(std::move(removal));
-    }
-    return out;
-}
-
-/// A line of metrics.jsonl and of the report.
-void Run::add_metrics(json& linears, json line) {
-    line["rss_bytes"] = resident_bytes();
-    File metrics = File::open(partial_ / "metrics.jsonl",
-                              fs::exists(partial_ / "metrics.jsonl") ? File::Mode::read_write : File::Mode::write_new);
-    metrics.append(line.dump() + "\n");
-    meter_.detail(line["name"]);
-    linears.push_back(std::move(line));
-}
-
-BlockRunner::Hooks Run::hooks(ResultWriter& writer, json& linears, const Model& input, PrunedParts& parts) {
-    return {.made =
-                [this, &writer, &linears](const Target& target, const Compressed& made) {
-                    writer.write_linear(target, made);
-                    json line{{"name", target.name}, {"shape", {target.out, target.in}}};
-                    for (const auto& [key, value] : made.metrics) line[key] = value;
-                    add_metrics(linears, std::move(line));
-                },
-            .pruned =
-                [this, &linears, &input, &parts](const AxisTarget& target, Pruned&& pruned) {
-                    for (const auto& consumer : pruned.consumers) {
-                        const Op& op = input.graph().blocks[target.block].ops[consumer.op];
-                        json line{{"name", op.name},
-                                  {"shape", {op.rows, op.columns}},
-                                  {"axis", target.axis->name},
-                                  {"units", target.axis->size},
-                                  {"removed", pruned.units.size()}};
-                        for (const auto& [key, value] : consumer.metrics) line[key] = value;
-                        add_metrics(linears, std::move(line));
-                    }
-                    parts.add(input, target, std::move(pruned));
-                },
-            .progress = [this](double flops) { meter_.add(flops); },
-            .log = [this](int level, const std::string& message) { meter_.log(level, message); },
-            .check_cancelled = [this] { meter_.check_cancelled(); }};
-}
-
-void Run::run_blocks(std::size_t index, const Model& input, const OutputLayout& layout, const fs::path& folder) {
-    const bool any_stage = index < prepared_.stages.size();
-    const Stage* stage = any_stage ? &prepared_.stages[index] : nullptr;
-    const std::size_t blocks = input.graph().blocks.size();
-    meter_.phase(stage ? stage->method_id : "copy");
-    ResultWriter writer(layout, input, folder, journal_->find("block", std::int64_t(index), -2) != nullptr);
-    copy_outside(index, writer, layout);
-
-    const bool data = stage && stage->needs_gram;
-    std::optional<Units> units;
-    std::optional<States> states;
-    if (data) {
-        units.emplace(*stage->windows);
-        states.emplace(*units, partial_, recipe_.model.compute);
-        embed_all(input, *units, recipe_.model.compute, *states);
-    }
-    const std::size_t last_with_target = stage ? stage->last_block() : 0;
-
-    for (std::size_t block = 0; block <= blocks; ++block) {
-        const bool epilogue = block == blocks;
-        if (epilogue && (!stage || stage->in_block(block).empty())) break;
-        meter_.check_cancelled();
-        input.prefetch(block + 1);
-        if (journal_->find("block", std::int64_t(index), std::int64_t(block))) {
-            // Finished by an earlier run: its output is computed again from the weights on disk (from the dense ones
-            // where that is what later blocks are to see).
-            if (data && block < last_with_target) {
-                const bool dense = stage->sequential == Sequential::none;
-                const Model done = dense ? input
-                                   : stage->structural
-                                       ? streamed_model(input, *stage, block, removals_of(index, std::int64_t(block)),
-                                                        Checkpoint::open(folder))
-                                       : input.with_weights(Checkpoint::open(folder));
-                run_block(done, block, *units, recipe_.model.compute, *states, {});
-            }
-            continue;
-        }
-        json linears = json::array();
-        PrunedParts parts;
-        const auto block_hooks = hooks(writer, linears, input, parts);
-        const auto known = writer.checksums();
-        if (stage) {
-            BlockRunner runner(input, *stage, block, layout, block_hooks);
-            if (!data)
-                runner.compress_without_data();
-            else if (block <= last_with_target)
-                runner.run(*units, *states, recipe_.model.compute, block == last_with_target);
-        }
-        if (!epilogue && parts.removals.empty()) writer.write_copied(block);
-        if (!epilogue && !parts.removals.empty()) {
-            const Model edited = pruned_model(input, *stage, parts);
-            writer.write_copied(block, &edited);
-        }
-        writer.sync();
-        json checksums = json::object();
-        for (const auto& [name, sum] : writer.checksums())
-            if (!known.contains(name)) checksums[name] = sum;
-        json entry{
-            {"kind", "block"}, {"stage", index}, {"block", block}, {"linears", linears}, {"checksums", checksums}};
-        if (!parts.removals.empty()) entry["removed"] = removals_json(parts.removals);
-        journal_->add(entry);
-    }
 }
 
 void Run::evaluate_after(const Model& result) {
@@ -599,7 +503,8 @@ void Run::finish() {
     json removed = json::array();
     for (std::size_t index = 0; index < prepared_.stages.size(); ++index)
         if (prepared_.stages[index].structural)
-            removed.push_back({{"stage", index}, {"units", removals_json(removals_of(index))}});
+            removed.push_back(
+                {{"stage", index}, {"units", removals_json(removals_of(*journal_, prepared_.stages[index], index))}});
     json kerf{{"kerf", version()},
               {"edited", any_shape_},
               {"graph", graph_json(result_->graph())},

@@ -36,6 +36,9 @@ struct PlannedStage {
     std::vector<PlannedAxis> axes;
     std::int64_t blocks_before = 0, blocks_after = 0, parameters_before = 0, parameters_after = 0;
     bool exact = true;             ///< false: a pruner knows about how much goes alone, and sizes are estimates
+    std::int64_t pass = 0;         ///< stages with the same number go through the blocks together
+    std::int64_t block_runs = 0;   ///< how often all calibration tokens go through a block
+    std::int64_t sweeps = 0;       ///< forward and back
     double flops = 0;              ///< forward and backward passes, Grams, factors and the method itself
     std::uint64_t peak_bytes = 0;  ///< resident memory of the process while this stage runs
     std::uint64_t disk_bytes = 0;  ///< temporary, beside the output

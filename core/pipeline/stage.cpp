@@ -124,8 +124,9 @@ void check_target(const StageSpec& spec, const Graph& graph, const Op& op, const
         if (table.kind == OpKind::embedding && table.weight == op.weight)
             bad_input(spec.location, ": ", op.name, " shares its weight with the embedding (", op.weight,
                       "); compressing one would change the other, leave it out of include");
-    if (stage.sequential == Sequential::none && stage.needs_gram)
-        bad_input(spec.location, ": ", op.name, " cannot be calibrated with sequential = \"none\"; use \"group\"");
+    if ((stage.sequential == Sequential::none || stage.sequential == Sequential::shared) && stage.needs_gram)
+        bad_input(spec.location, ": ", op.name, " cannot be calibrated with sequential = \"",
+                  stage.sequential == Sequential::none ? "none" : "shared", "\"; use \"group\"");
 }
 
 }  // namespace
@@ -360,7 +361,10 @@ Stage resolve_stage(const Recipe& recipe, std::size_t index, const Model& model,
     }
     // Whether a method that sees the whole model needs calibration is up to its options.
     const bool may_sweep = scope == KERF_SCOPE_MODEL && (spec.calibration || recipe.calibration);
-    if (stage.needs_gram || may_sweep) stage.windows = windows_of(spec, recipe, model, std::move(windows));
+    if (spec.sequential == Sequential::shared && windows)
+        stage.windows = std::move(windows);
+    else if (stage.needs_gram || may_sweep)
+        stage.windows = windows_of(spec, recipe, model, std::move(windows));
     if (scope == KERF_SCOPE_MODEL) {
         plan_model_stage(stage, spec, model, instance);
         return stage;

@@ -93,6 +93,8 @@ struct Stage {
     std::shared_ptr<const BasisStage> bases;  ///< of a method that turns the residual stream; there are no targets then
     std::shared_ptr<const ModelStage> whole;  ///< of a method that sees the whole model; `structural` then
 
+    /// Whether the stage sends calibration tokens through the blocks for its Grams.
+    bool has_stream() const { return needs_gram && !bases && sequential != Sequential::shared; }
     std::vector<const Target*> in_block(std::size_t block) const;
     std::vector<const AxisTarget*> axes_in_block(std::size_t block) const;
     /// The last block with something to do.
@@ -101,7 +103,7 @@ struct Stage {
 
 /// Finds the method, validates every option (overrides too), picks the linears, loads the calibration windows, asks for
 /// costs. Errors (input) name file and line.
-/// `windows`: those of the stage when they are known already.
+/// `windows`: those of the stage when they are known already, or of the stage before for one that shares its Grams.
 Stage resolve_stage(const Recipe& recipe, std::size_t index, const Model& model, const Components& components,
                     std::shared_ptr<const Windows> windows = nullptr);
 

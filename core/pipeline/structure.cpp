@@ -14,18 +14,7 @@
 #include "core/support/transpose.hpp"
 
 namespace kerf::core {
-namespace {
 
-PlaceValues place_values(const Model& model, const Graph& graph, const Place& place) {
-    if (place.role == Place::Role::input || place.role == Place::Role::output)
-        for (const auto& block : graph.blocks)
-            for (const auto& op : block.ops)
-                if (op.kind == OpKind::linear && op.name == place.module)
-                    return {linear_weight(model.source(), op), {op.rows, op.columns}};
-    return {model.source().whole(place.tensor), model.tensor(place.tensor).shape};
-}
-
-/// Of the consumers' input, which columns go.
 std::vector<bool> columns_lost(const Axis& axis, const std::vector<std::int64_t>& units, const std::string& module,
                                std::int64_t columns) {
     std::vector<bool> lost(static_cast<std::size_t>(columns), false);
@@ -35,6 +24,17 @@ std::vector<bool> columns_lost(const Axis& axis, const std::vector<std::int64_t>
             for (const auto index : place.layout.indices(unit)) lost[std::size_t(index)] = true;
     }
     return lost;
+}
+
+namespace {
+
+PlaceValues place_values(const Model& model, const Graph& graph, const Place& place) {
+    if (place.role == Place::Role::input || place.role == Place::Role::output)
+        for (const auto& block : graph.blocks)
+            for (const auto& op : block.ops)
+                if (op.kind == OpKind::linear && op.name == place.module)
+                    return {linear_weight(model.source(), op), {op.rows, op.columns}};
+    return {model.source().whole(place.tensor), model.tensor(place.tensor).shape};
 }
 
 void zero_columns(std::vector<float>& weight, const std::vector<bool>& lost) {

@@ -26,6 +26,10 @@ struct Pruned {
 double relative_error(const std::vector<float>& before, const std::vector<float>& after, std::int64_t rows,
                       const Curvature* curvature);
 
+/// Which columns of a linear go with units of the axis that it reads.
+std::vector<bool> columns_lost(const Axis& axis, const std::vector<std::int64_t>& units, const std::string& module,
+                               std::int64_t columns);
+
 /// The units that a plan stands for until the method has chosen: the last ones of each run.
 std::vector<std::int64_t> last_units(const Axis& axis, std::int64_t count);
 

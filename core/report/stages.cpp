@@ -176,13 +176,26 @@ std::string unstructured_sparsity(const json& linears) {
                : "";
 }
 
+/// How often the calibration tokens went through the blocks.
+std::string passes_of(const json& stage) {
+    const double runs = number_at(stage, {"forward", "block_runs"}), passes = number_at(stage, {"forward", "passes"}),
+                 sweeps = number_at(stage, {"sweeps"});
+    std::string out;
+    if (runs > 0)
+        out = text(", ", significant(passes), passes == 1 ? " forward pass (" : " forward passes (", fixed(runs, 0),
+                   runs == 1 ? " run of a block)" : " runs of a block)");
+    if (sweeps > 0) out += text(", ", fixed(sweeps, 0), sweeps == 1 ? " backward sweep" : " backward sweeps");
+    if (part(stage, "shares_grams") == true) out += ", on the pass of the stage before";
+    return out;
+}
+
 std::string facts_of(const json& stage) {
     const json& linears = part(stage, "linears");
     const double peak = number_at(stage, {"peak_bytes"});
     std::string out = text(linears.size(), linears.size() == 1 ? " linear" : " linears", " in ",
                            seconds(number_at(stage, {"seconds"})));
     if (std::isfinite(peak)) out += ", peak memory " + bytes(peak);
-    return element("p", "", escaped(out)) + "\n";
+    return element("p", "", escaped(out + passes_of(stage))) + "\n";
 }
 
 }  // namespace

@@ -65,9 +65,16 @@ TEST(PruneThenQuantise, InOnePackedResultKeepsThePattern) {
 }
 
 TEST(Pruning, OfCodesIsRefusedWithAReason) {
-    for (const char* method : {"magnitude", "wanda", "sparsegpt"}) {
+    const std::string llm_pruner =
+        "[[stage]]\nmethod = \"llm_pruner\"\nblock_attention_layer_start = 0\nblock_mlp_layer_start = 0\n";
+    for (const auto& [method, stage] : {std::pair<std::string, std::string>{"magnitude", pruner("magnitude")},
+                                        {"wanda", pruner("wanda")},
+                                        {"sparsegpt", pruner("sparsegpt")},
+                                        {"slimgpt", "[[stage]]\nmethod = \"slimgpt\"\n"},
+                                        {"magnitude_structured", "[[stage]]\nmethod = \"magnitude_structured\"\n"},
+                                        {"llm_pruner", llm_pruner}}) {
         const Folder folder;
-        spill(folder / "recipe.toml", recipe_for("llama-tiny", gptq + pruner(method)));
+        spill(folder / "recipe.toml", recipe_for("llama-tiny", gptq + stage));
         const Outcome refused = kerf({"plan", (folder / "recipe.toml").string()});
         EXPECT_EQ(refused.code, 2) << method;
         EXPECT_NE(refused.err.find(core::text("put ", method, " first")), std::string::npos) << refused.err;
@@ -76,14 +83,17 @@ TEST(Pruning, OfCodesIsRefusedWithAReason) {
     spill(folder / "recipe.toml",
           recipe_for("llama-tiny", "[[stage]]\nmethod = \"rtn\"\nbits = 4\ngroup_size = 64\n", "gptq"));
     ASSERT_EQ(kerf({"run", (folder / "recipe.toml").string()}).code, 0);
-    std::string again = recipe_for("llama-tiny", pruner("magnitude"));
-    const std::string model = core::text(KERF_TEST_DATA, "/models/llama-tiny");
-    again.replace(again.find(model), model.size(), (folder / "out").string());
-    spill(folder / "again.toml", again);
-    const Outcome refused = kerf({"run", (folder / "again.toml").string(), "--output", (folder / "twice").string()});
-    EXPECT_EQ(refused.code, 2);
-    EXPECT_NE(refused.err.find("GPTQ 4-bit"), std::string::npos) << refused.err;
-    EXPECT_FALSE(fs::exists(folder / "twice"));
+    for (const auto& stage : {pruner("magnitude"), llm_pruner}) {
+        std::string again = recipe_for("llama-tiny", stage);
+        const std::string model = core::text(KERF_TEST_DATA, "/models/llama-tiny");
+        again.replace(again.find(model), model.size(), (folder / "out").string());
+        spill(folder / "again.toml", again);
+        const Outcome refused =
+            kerf({"run", (folder / "again.toml").string(), "--output", (folder / "twice").string()});
+        EXPECT_EQ(refused.code, 2);
+        EXPECT_NE(refused.err.find("GPTQ 4-bit"), std::string::npos) << refused.err;
+        EXPECT_FALSE(fs::exists(folder / "twice"));
+    }
 }
 
 }  // namespace

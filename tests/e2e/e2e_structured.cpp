@@ -157,6 +157,19 @@ TEST(Structured, OneUnitStaysWhateverTheShare) {
     for (const auto& axis : axes) EXPECT_EQ(axis["removed"].size() + 1, axis["units"].get<std::size_t>()) << axis;
 }
 
+TEST(Structured, TheOnlyHeadStaysAndThePlanSaysWhatGoes) {
+    const Small small;
+    make_tiny_model(small.folder / "one-head", {.heads = 1, .kv_heads = 1});
+    const fs::path recipe = small.recipe(slimgpt, "out", "one-head");
+    const Outcome planned = kerf({"plan", recipe.string()}), run = kerf({"run", recipe.string()});
+    ASSERT_EQ(planned.code, 0) << planned.err;
+    ASSERT_EQ(run.code, 0) << run.err;
+    for (const auto* text : {&planned.out, &run.out}) {
+        EXPECT_NE(text->find("0 of 2 heads (0 %)"), std::string::npos) << *text;
+        EXPECT_NE(text->find("96 of 192 MLP channels (50 %)"), std::string::npos) << *text;
+    }
+}
+
 TEST(Structured, TooFewTokensForTheRankAreAWarningWithNumbers) {
     const Small small(1, 32);
     const Outcome run = kerf({"run", small.recipe(slimgpt).string()});

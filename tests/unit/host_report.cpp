@@ -169,5 +169,21 @@ TEST(Report, WritesBothFiles) {
     std::filesystem::remove_all(folder);
 }
 
+TEST(Report, ShowsWhatAPrunerRemovedAndHowOftenTokensPassed) {
+    json run = sample_run();
+    json& stage = run["stages"][0];
+    stage["axes"] = {{{"name", "model.layers.0.mlp"}, {"kind", "mlp"}, {"block", 0}, {"units", 8}, {"removed", {1, 3}}},
+                     {{"name", "model.layers.1.mlp"}, {"kind", "mlp"}, {"block", 1}, {"units", 8}, {"removed", {5}}}};
+    stage["parameters"] = {{"before", 1000}, {"after", 750}};
+    stage["blocks"] = {{"before", 3}, {"after", 2}};
+    stage["forward"] = {{"block_runs", 3}, {"passes", 1.0}};
+    stage["sweeps"] = 2;
+    const std::string html = report_html(run);
+    for (const auto* part : {"1 of 3 blocks removed", "Removed by block", "mlp: 25.0 %", "mlp: 12.5 %", "750 (75.0 %)",
+                             "1 forward pass (3 runs of a block), 2 backward sweeps"})
+        EXPECT_NE(html.find(part), std::string::npos) << part;
+    expect_balanced(html);
+}
+
 }  // namespace
 }  // namespace kerf::core
