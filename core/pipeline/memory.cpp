@@ -6,7 +6,7 @@
 #include <numeric>
 #include <set>
 
-#include "core/curvature/gram.hpp"
+#include "core/curvature/moments.hpp"
 #include "core/exec/program.hpp"
 #include "core/pipeline/basis_stage.hpp"
 #include "core/pipeline/block_runner.hpp"
@@ -124,7 +124,8 @@ std::uint64_t activation_bytes(const std::vector<Op>& ops, std::int64_t hidden, 
 
 /// compress(): the weight before, after, and their difference in float32, codes, what the method asked for, H and its
 /// factor.
-std::uint64_t compress_bytes(const InputGroup& group, bool gram, bool with_refit) {
+std::uint64_t compress_bytes(const InputGroup& group, bool with_refit) {
+    const bool gram = (group.needs & KERF_NEEDS_INPUT_GRAM) != 0;
     std::uint64_t largest = 0;
     std::uint64_t refit = 0;
     for (const AxisTarget* target : group.axes) {
@@ -140,7 +141,7 @@ std::uint64_t compress_bytes(const InputGroup& group, bool gram, bool with_refit
         largest = std::max(largest, elements * (gram ? 16 : 13) + elements + target->cost.scratch_bytes);
     }
     const std::uint64_t square = std::uint64_t(group.features * group.features);
-    return largest + (gram ? square * 4 * 3 : 0);
+    return largest + MomentAccumulator::result_memory(group.features, group.needs) + (gram ? square * 4 * 2 : 0);
 }
 
 }  // namespace
@@ -148,6 +149,7 @@ std::uint64_t compress_bytes(const InputGroup& group, bool gram, bool with_refit
 std::uint64_t stage_memory(const Model& model, const Stage& stage, DType compute, std::int64_t threads) {
     if (stage.bases) return stage.bases->memory(stage.windows->length, stage.windows->samples, compute, threads);
     std::uint64_t peak = 0;
+    const std::uint64_t streams = stage.dense_stream ? 2 : 1;
     const Graph& graph = model.graph();
     for (std::size_t block = 0; block <= graph.blocks.size(); ++block) {
         if (block == graph.blocks.size() && stage.in_block(block).empty()) continue;
@@ -156,10 +158,9 @@ std::uint64_t stage_memory(const Model& model, const Stage& stage, DType compute
         const bool whole = stage.sequential == Sequential::block || stage.sequential == Sequential::none;
         std::uint64_t grams = 0, compress = 0;
         for (const auto& group : groups) {
-            const std::uint64_t one = stage.needs_gram ? GramAccumulator::memory(group.features) : 0;
+            const std::uint64_t one = MomentAccumulator::memory(group.features, group.needs);
             grams = whole ? grams + one : std::max(grams, one);
-            compress = std::max(compress, compress_bytes(group, stage.needs_gram, stage.refit) +
-                                              (whole && stage.needs_gram ? grams : 0));
+            compress = std::max(compress, compress_bytes(group, stage.refit) + (whole ? grams : 0));
         }
         if (!stage.windows) {
             peak = std::max(peak, compress);
@@ -168,7 +169,7 @@ std::uint64_t stage_memory(const Model& model, const Stage& stage, DType compute
         const std::int64_t unit = unit_length(stage.windows->length, stage.windows->samples);
         const std::uint64_t run =
             grams + activation_bytes(ops, graph.hidden, unit, stage.windows->length, compute, threads);
-        peak = std::max(peak, program_bytes(ops, compute) + std::max(run, compress));
+        peak = std::max(peak, streams * program_bytes(ops, compute) + std::max(run, compress));
     }
     return peak;
 }

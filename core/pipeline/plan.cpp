@@ -3,7 +3,7 @@
 #include <fstream>
 #include <set>
 
-#include "core/curvature/gram.hpp"
+#include "core/curvature/moments.hpp"
 #include "core/graph/cost.hpp"
 #include "core/linalg/linalg.hpp"
 #include "core/pipeline/basis_stage.hpp"
@@ -40,10 +40,12 @@ double stage_flops(const Model& model, const Stage& stage) {
         const bool twice = stage.sequential == Sequential::block && block != last;
         if (block == last && stage.sequential != Sequential::block && !groups.empty())  // nothing past the last input
             forward = forward_flops(ops, 0, groups.back().first_op, tokens, length);
-        sum += twice ? 2 * forward : forward;
+        sum += (twice ? 2 : 1) * (stage.dense_stream ? 2 : 1) * forward;
         for (const auto& group : groups) {
-            const double n = double(group.features);
-            sum += n * n * double(tokens) * ops[group.reader].share + 2.0 / 3.0 * n * n * n;
+            const double n = double(group.features), factor = group.needs & KERF_NEEDS_INPUT_GRAM ? 2.0 / 3.0 : 0;
+            sum += MomentAccumulator::flops_a_token(group.features, group.needs) * double(tokens) *
+                       ops[group.reader].share +
+                   factor * n * n * n;
         }
     }
     return sum;
@@ -73,7 +75,7 @@ std::uint64_t state_bytes(const Model& model, const Stage& stage, DType compute)
     }
     return std::uint64_t(double(stage.windows->samples * stage.windows->length) *
                          (2 * double(model.graph().hidden) + widest)) *
-           dtype_bytes(compute);
+           dtype_bytes(compute) * (stage.dense_stream ? 2 : 1);
 }
 
 std::map<std::string, Windows> evaluation_texts(const Recipe& recipe, const Model& model) {
@@ -204,6 +206,7 @@ Prepared prepare(const Recipe& recipe, const Components& components) {
     for (std::size_t i = 0; i < recipe.stages.size(); ++i) {
         out.stages.push_back(resolve_stage(recipe, i, out.models.back(), components));
         refuse_pruning_of_codes(recipe.stages[i], out);
+        out.models.back() = out.stages.back().start(out.models.back());
         out.models.push_back(planned_result(out.models.back(), out.stages.back()));
     }
     if (recipe.output.format == "gptq" && !out.stages.empty() && out.stages.back().bases)

@@ -231,13 +231,14 @@ void Run::evaluate_before() {
     }
 }
 
-Model Run::run_stage(std::size_t index, const Model& input) {
+Model Run::run_stage(std::size_t index, const Model& given) {
     const auto started = std::chrono::steady_clock::now();
     const bool last = index + 1 >= prepared_.stages.size();
     const fs::path folder = last ? partial_ : partial_ / text("stage-", index);
     if (!last) fs::create_directories(folder);
-    if (index < prepared_.stages.size() && prepared_.stages[index].bases) return run_bases(index, input, folder, last);
+    if (index < prepared_.stages.size() && prepared_.stages[index].bases) return run_bases(index, given, folder, last);
     const Stage* stage = index < prepared_.stages.size() ? &prepared_.stages[index] : nullptr;
+    const Model input = stage ? stage->start(given) : given;
     const OutputLayout layout = layout_of(recipe_, prepared_, index, stage ? planned_result(input, *stage) : input);
     report_["bytes"]["after"] = layout.shards().total_bytes();
     const bool structural = stage && stage->structural;
@@ -290,9 +291,10 @@ void Run::report_stage(std::size_t index, std::chrono::steady_clock::time_point 
 void Run::resolve_again(std::size_t first, const Model& input) {
     for (std::size_t index = first; index < prepared_.stages.size(); ++index) {
         const Model& from = index == first ? input : prepared_.models[index];
-        prepared_.models[index] = from;
         prepared_.stages[index] = resolve_stage(recipe_, index, from, components_, prepared_.stages[index].windows);
-        prepared_.models[index + 1] = planned_result(from, prepared_.stages[index]);
+        const Model start = prepared_.stages[index].start(from);
+        prepared_.models[index] = start;
+        prepared_.models[index + 1] = planned_result(start, prepared_.stages[index]);
     }
 }
 
@@ -432,13 +434,17 @@ void Run::run_blocks(std::size_t index, const Model& input, const OutputLayout& 
     ResultWriter writer(layout, input, folder, journal_->find("block", std::int64_t(index), -2) != nullptr);
     copy_outside(index, writer, layout);
 
-    const bool data = stage && stage->needs_gram;
+    const bool data = stage && stage->calibrated;
     std::optional<Units> units;
-    std::optional<States> states;
+    std::optional<States> states, dense;
     if (data) {
         units.emplace(*stage->windows);
-        states.emplace(*units, partial_, recipe_.model.compute);
-        embed_all(input, *units, recipe_.model.compute, *states);
+        const auto begin = [&](std::optional<States>& stream) {
+            stream.emplace(*units, partial_, recipe_.model.compute);
+            embed_all(input, *units, recipe_.model.compute, *stream);
+        };
+        begin(states);
+        if (stage->dense_stream) begin(dense);
     }
     const std::size_t last_with_target = stage ? stage->last_block() : 0;
 
@@ -458,6 +464,7 @@ void Run::run_blocks(std::size_t index, const Model& input, const OutputLayout& 
                                                         Checkpoint::open(folder))
                                        : input.with_weights(Checkpoint::open(folder));
                 run_block(done, block, *units, recipe_.model.compute, *states, {});
+                if (dense) run_block(input, block, *units, recipe_.model.compute, *dense, {});
             }
             continue;
         }
@@ -470,7 +477,8 @@ void Run::run_blocks(std::size_t index, const Model& input, const OutputLayout& 
             if (!data)
                 runner.compress_without_data();
             else if (block <= last_with_target)
-                runner.run(*units, *states, recipe_.model.compute, block == last_with_target);
+                runner.run(*units, *states, dense ? &*dense : nullptr, recipe_.model.compute,
+                           block == last_with_target);
         }
         if (!epilogue && parts.removals.empty()) writer.write_copied(block);
         if (!epilogue && !parts.removals.empty()) {

@@ -86,6 +86,23 @@ public:
         return out;
     }
 
+    void prune(kerf_job* job, kerf_axis* axis) const {
+        core::check_call("prune", [&](kerf_error* e) { return method_->prune_axis(self_.get(), job, axis, e); });
+    }
+    std::vector<kerf_axis_plan> plan(const std::vector<kerf_axis_shape>& axes) const {
+        std::vector<kerf_axis_plan> plans(axes.size(), kerf_axis_plan{sizeof(kerf_axis_plan), 1, -1, 0, 0});
+        std::vector<const kerf_axis_shape*> asked;
+        std::vector<kerf_axis_plan*> answers;
+        for (std::size_t i = 0; i < axes.size(); ++i) {
+            asked.push_back(&axes[i]);
+            answers.push_back(&plans[i]);
+        }
+        core::check_call("plan", [&](kerf_error* e) {
+            return method_->plan_axes(self_.get(), asked.data(), asked.size(), answers.data(), e);
+        });
+        return plans;
+    }
+
 private:
     const kerf_method* method_;
     std::unique_ptr<void, void (*)(void*)> self_{nullptr, nullptr};
