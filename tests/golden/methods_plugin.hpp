@@ -70,12 +70,15 @@ public:
     Compressed compress(const Owned<float>& weight, const Owned<float>* gram) const {
         std::unique_ptr<core::Curvature> curvature;
         if (gram) curvature = std::make_unique<core::Curvature>("the input", gram->shape.rows, 512, gram->data);
+        return compress_with(weight, curvature.get());
+    }
+    Compressed compress_with(const Owned<float>& weight, core::Curvature* curvature) const {
         kerf_layer layer;
         layer.name = "layer";
         layer.out = weight.shape.rows;
         layer.in = weight.shape.columns;
         layer.weight = weight.data.data();
-        layer.curvature = curvature.get();
+        layer.curvature = curvature;
         kerf_job job;
         core::check_call("compress", [&](kerf_error* e) { return method_->compress(self_.get(), &job, &layer, e); });
         if (!layer.replacement) throw std::runtime_error("the method replaced nothing");
