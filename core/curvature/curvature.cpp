@@ -87,15 +87,29 @@ struct Curvature::Made {
 };
 
 Curvature::Curvature(std::string input_name, std::int64_t features, std::int64_t tokens, std::vector<float> gram)
-    : name_(std::move(input_name)), features_(features), tokens_(tokens), gram_(std::move(gram)) {
-    if (features_ < 1 || gram_.size() != static_cast<std::size_t>(features_) * static_cast<std::size_t>(features_))
+    : Curvature(std::move(input_name), features, tokens, InputMoments{std::move(gram), {}, {}, {}}) {}
+
+Curvature::Curvature(std::string input_name, std::int64_t features, std::int64_t tokens, InputMoments moments)
+    : name_(std::move(input_name)),
+      features_(features),
+      tokens_(tokens),
+      gram_(std::move(moments.gram)),
+      diagonal_(std::move(moments.diagonal)),
+      mean_(std::move(moments.mean)),
+      dense_gram_(std::move(moments.dense_gram)) {
+    const auto n = static_cast<std::size_t>(std::max<std::int64_t>(0, features_));
+    if (n == 0 || (gram_.size() != n * n && (!gram_.empty() || diagonal_.size() != n)))
         internal_error(name_, ": a Gram matrix of ", gram_.size(), " numbers for ", features_, " features");
+    if (gram_.empty()) return;
+    diagonal_.resize(n);
+    for (std::size_t j = 0; j < n; ++j) diagonal_[j] = gram_[j * n + j];
 }
 
 const Curvature::Factor& Curvature::factor(std::int32_t order, std::int64_t group_size, double damp) {
     if (order != KERF_ORDER_NONE && order != KERF_ORDER_DESCENDING && order != KERF_ORDER_GROUP_AWARE)
         bad_input(name_, ": column order ", order,
                   " is unknown; there are 0 (as stored), 1 (descending) and 2 (group aware)");
+    if (gram_.empty()) internal_error(name_, ": a factor was asked for where only the Gram matrix's diagonal is");
     if (!std::isfinite(damp) || damp < 0) bad_input(name_, ": damp = ", damp, " must be a number that is not negative");
     if (order != KERF_ORDER_GROUP_AWARE) group_size = 0;  // has no meaning there: one factor for all
 
@@ -146,11 +160,22 @@ Curvature Curvature::without(const std::vector<bool>& lost) const {
     std::vector<std::int64_t> kept;
     for (std::int64_t i = 0; i < features_; ++i)
         if (!lost[static_cast<std::size_t>(i)]) kept.push_back(i);
-    std::vector<float> part;
-    part.reserve(kept.size() * kept.size());
-    for (const auto row : kept)
-        for (const auto column : kept) part.push_back(gram_[static_cast<std::size_t>(row * features_ + column)]);
-    return {name_, static_cast<std::int64_t>(kept.size()), tokens_, std::move(part)};
+    const auto square = [&](const std::vector<float>& from) {
+        std::vector<float> part;
+        if (from.empty()) return part;
+        part.reserve(kept.size() * kept.size());
+        for (const auto row : kept)
+            for (const auto column : kept) part.push_back(from[static_cast<std::size_t>(row * features_ + column)]);
+        return part;
+    };
+    const auto vector = [&](const std::vector<float>& from) {
+        std::vector<float> part;
+        for (const auto i : from.empty() ? std::vector<std::int64_t>() : kept)
+            part.push_back(from[static_cast<std::size_t>(i)]);
+        return part;
+    };
+    return {name_, static_cast<std::int64_t>(kept.size()), tokens_,
+            InputMoments{square(gram_), vector(diagonal_), vector(mean_), square(dense_gram_)}};
 }
 
 void Curvature::forget_factors() {
@@ -163,7 +188,21 @@ std::uint64_t Curvature::factor_memory(std::int64_t features) {
     return n * n * sizeof(float) + n * (sizeof(std::int64_t) + 1);
 }
 
+double Curvature::quadratic_of_diagonal(const float* difference, std::int64_t rows) const {
+    std::vector<double> part(static_cast<std::size_t>(std::max<std::int64_t>(0, rows)));
+    parallel_for(rows, 16, [&](std::int64_t lo, std::int64_t hi) {
+        for (std::int64_t r = lo; r < hi; ++r)
+            for (std::int64_t j = 0; j < features_; ++j) {
+                const double d = static_cast<double>(difference[r * features_ + j]);
+                part[static_cast<std::size_t>(r)] +=
+                    d * d * static_cast<double>(diagonal_[static_cast<std::size_t>(j)]);
+            }
+    });
+    return std::accumulate(part.begin(), part.end(), 0.0);
+}
+
 double Curvature::quadratic(const float* difference, std::int64_t rows) const {
+    if (gram_.empty()) return quadratic_of_diagonal(difference, rows);
     constexpr std::int64_t tile_rows = 128, tile_columns = 256;
     const std::int64_t n = features_, across = linalg::ceil_div(n, tile_columns);
     const std::int64_t tiles = linalg::ceil_div(rows, tile_rows) * across;

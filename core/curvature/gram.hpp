@@ -54,10 +54,20 @@ private:
     std::unique_ptr<Stage> stage_;  ///< the chunk that is being filled
 };
 
-/// A finished Gram with the factors made from it. Layers that read the same input share one of these.
+/// What calibration says about one linear input, as means over its tokens; what nobody asked for is empty.
+struct InputMoments {
+    std::vector<float> gram;        ///< H [features, features]
+    std::vector<float> diagonal;    ///< of H
+    std::vector<float> mean;        ///< of x
+    std::vector<float> dense_gram;  ///< [features, features], of d xᵀ, d being the input in the uncompressed model
+};
+
+/// Finished moments with the factors made from H. Layers that read the same input share one of these.
 class Curvature {
 public:
     Curvature(std::string input_name, std::int64_t features, std::int64_t tokens, std::vector<float> gram);
+    /// Without `gram` there are no factors, and the diagonal stands for it in errors.
+    Curvature(std::string input_name, std::int64_t features, std::int64_t tokens, InputMoments moments);
 
     struct Factor {
         double damp = 0;                  ///< share of mean(diag H) that was used in the end
@@ -77,22 +87,27 @@ public:
     static std::uint64_t factor_memory(std::int64_t features);
 
     const std::vector<float>& gram() const noexcept { return gram_; }
+    const std::vector<float>& diagonal() const noexcept { return diagonal_; }
+    const std::vector<float>& mean() const noexcept { return mean_; }
+    const std::vector<float>& dense_gram() const noexcept { return dense_gram_; }
     std::int64_t features() const noexcept { return features_; }
     std::int64_t tokens() const noexcept { return tokens_; }
     const std::string& name() const noexcept { return name_; }
-    /// That of the features that are left: a principal submatrix, without factors.
+    /// That of the features that are left: principal submatrices, without factors.
     Curvature without(const std::vector<bool>& lost) const;
-    /// tr(D H Dᵀ) of a difference D [rows, features]: the (mean) squared output error.
+    /// tr(D H Dᵀ) of a difference D [rows, features]: the (mean) squared output error; of H's diagonal alone where that
+    /// is all there is.
     double quadratic(const float* difference, std::int64_t rows) const;
 
 private:
     struct Made;
     Factor make(std::int32_t order, std::int64_t group_size, double damp) const;
+    double quadratic_of_diagonal(const float* difference, std::int64_t rows) const;
     double quadratic_tile(const float* d, std::int64_t rows, std::int64_t column, std::int64_t columns) const;
 
     std::string name_;
     std::int64_t features_, tokens_;
-    std::vector<float> gram_;
+    std::vector<float> gram_, diagonal_, mean_, dense_gram_;
     std::unique_ptr<std::mutex> lock_ = std::make_unique<std::mutex>();  ///< of made_
     std::vector<std::shared_ptr<Made>> made_;                            ///< least recently used first
 };

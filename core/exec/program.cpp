@@ -261,6 +261,16 @@ void Program::set_weight(std::string_view linear, std::span<const float> weight)
     internal_error("no linear ", linear, " in this block");
 }
 
+void Program::set_bias(std::string_view linear, std::span<const float> bias) {
+    const c10::InferenceMode no_autograd;
+    for (const auto& op : impl_->ops) {
+        if (op.kind != OpKind::linear || op.name != linear || op.bias.empty()) continue;
+        impl_->weights.insert_or_assign(op.bias, impl_->to_compute(bias, {op.rows}, true));
+        return;
+    }
+    internal_error("no linear ", linear, " with a bias in this block");
+}
+
 void Program::run(Values& values, Batch batch, std::size_t first, std::size_t last,
                   std::span<const std::string> keep) const {
     const c10::InferenceMode no_autograd;

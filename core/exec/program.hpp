@@ -80,6 +80,8 @@ public:
 
     /// Replaces a linear's weight, float32 [out, in] (whatever the file's layout).
     void set_weight(std::string_view linear, std::span<const float> weight);
+    /// Replaces the bias of a linear that has one.
+    void set_bias(std::string_view linear, std::span<const float> bias);
 
     /// Runs ops [first, last) on the values in `values`, adds what they make, and drops what no op at or past `last`
     /// reads and `keep` does not name.

@@ -47,6 +47,11 @@ Edit remove(const Graph& graph, const std::vector<Axis>& axes, std::span<const R
 /// router, which the graph gets when it has none. The same errors as remove().
 Edit zero(const Graph& graph, const std::vector<Axis>& axes, std::span<const Removal> removals);
 
+/// The same function without grouped queries: every query head reads a key and a value head of its own, a copy of the
+/// one that its group shared. Graphs without grouped queries stay as they are. Error(input) where queries, keys and
+/// values come out of one fused linear group by group.
+Edit expand_keys(const Graph& graph);
+
 /// The graph with its first `count` blocks, of which at least one has to stay. Error(input) for a count that it has
 /// not.
 Edit keep_blocks(const Graph& graph, std::int64_t count);

@@ -7,7 +7,7 @@
 #include <string>
 #include <vector>
 
-#include "core/curvature/gram.hpp"
+#include "core/curvature/moments.hpp"
 #include "core/exec/states.hpp"
 #include "core/pipeline/output.hpp"
 #include "core/pipeline/stage.hpp"
@@ -24,7 +24,8 @@ struct InputGroup {
     std::int64_t features = 0;
     std::vector<const Target*> targets;
     std::vector<const AxisTarget*> axes;
-    bool lent = false;  ///< whether the Gram is for the next stage too
+    bool lent = false;        ///< whether the moments are for the next stage too
+    std::uint64_t needs = 0;  ///< KERF_NEEDS_* of all of them
 };
 /// Groups of what a stage does in a block, in the order in which their inputs are computed.
 std::vector<InputGroup> input_groups(const std::vector<Op>& ops, const Stage& stage, std::size_t block);
@@ -52,23 +53,33 @@ public:
     void compress_without_data();
     /// For a stage that shares the Grams of the one before, `lent` by it.
     void compress_with(Grams& lent);
-    /// Before run(): Grams of these values will be wanted by the next stage, of the columns that stay.
-    void lend(const std::vector<std::string>& values);
+    /// Before run(): what `groups` of the next stage need will be wanted, of the columns that stay.
+    void lend(const std::vector<InputGroup>& groups);
     Grams take_lent() { return std::move(lent_); }
-    /// `last`: whether the block's output is not needed any more.
-    void run(const Units& units, States& states, DType compute, bool last);
+    /// `last`: whether the block's output is not needed any more. `dense`: what the uncompressed model makes of the
+    /// tokens, for stages with a dense stream, kept up in the same way as `states`; else null.
+    void run(const Units& units, States& states, States* dense, DType compute, bool last);
     /// How often run() has the tokens go through the block.
     static int block_runs(Sequential sequential, bool last) { return sequential == Sequential::block && !last ? 2 : 1; }
 
 private:
-    using Accumulators = std::map<std::string, std::unique_ptr<GramAccumulator>>;
+    using Accumulators = std::map<std::string, std::unique_ptr<MomentAccumulator>>;
+    /// The tokens as one model sees them.
+    struct Stream {
+        States* states;
+        Program* program;
+    };
+    /// The compressed model first, then, perhaps, the dense one.
+    using Streams = std::vector<Stream>;
 
-    void run_one_pass(const Units& units, States& states, Program& program, bool last);
-    void run_whole_block(const Units& units, States& states, Program& program, bool last);
-    void segment(const Units& units, States& states, const Program& program, std::size_t first, std::size_t last,
-                 const std::vector<std::string>& live_out, Accumulators& grams);
-    std::vector<std::string> read_by(std::size_t first, std::size_t last, const Accumulators& grams) const;
-    Curvature curvature_of(const InputGroup& group, GramAccumulator& sums) const;
+    void run_one_pass(const Units& units, const Streams& streams, bool last);
+    void run_whole_block(const Units& units, const Streams& streams, bool last);
+    void segment(const Units& units, const Streams& streams, std::size_t first, std::size_t last,
+                 const std::vector<std::string>& live_out, Accumulators& sums);
+    Values run_unit(const Units& units, std::int64_t unit, const Stream& stream, std::size_t first, std::size_t last,
+                    const std::vector<std::string>& live_out, const Accumulators& sums) const;
+    std::vector<std::string> read_by(std::size_t first, std::size_t last, const Accumulators& sums) const;
+    Curvature curvature_of(const InputGroup& group, MomentAccumulator& sums) const;
     void compress_group(const InputGroup& group, Curvature& curvature, Program* program);
     Compressed compress_one(const Target& target, Curvature* curvature);
     std::vector<bool> prune_group(const InputGroup& group, Curvature* curvature, Program* program);

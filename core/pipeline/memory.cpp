@@ -6,7 +6,7 @@
 #include <numeric>
 #include <set>
 
-#include "core/curvature/gram.hpp"
+#include "core/curvature/moments.hpp"
 #include "core/exec/program.hpp"
 #include "core/pipeline/basis_stage.hpp"
 #include "core/pipeline/block_runner.hpp"
@@ -125,7 +125,8 @@ std::uint64_t activation_bytes(const std::vector<Op>& ops, std::int64_t hidden, 
 
 /// compress(): the weight before, after, and their difference in float32, codes, what the method asked for, H and its
 /// factor.
-std::uint64_t compress_bytes(const InputGroup& group, bool gram, bool with_refit) {
+std::uint64_t compress_bytes(const InputGroup& group, bool with_refit) {
+    const bool gram = (group.needs & KERF_NEEDS_INPUT_GRAM) != 0;
     std::uint64_t largest = 0;
     std::uint64_t refit = 0;
     for (const AxisTarget* target : group.axes) {
@@ -141,7 +142,7 @@ std::uint64_t compress_bytes(const InputGroup& group, bool gram, bool with_refit
         largest = std::max(largest, elements * (gram ? 16 : 13) + elements + target->cost.scratch_bytes);
     }
     const std::uint64_t square = std::uint64_t(group.features * group.features);
-    return largest + (gram ? square * 4 * 3 : 0);
+    return largest + MomentAccumulator::result_memory(group.features, group.needs) + (gram ? square * 4 * 2 : 0);
 }
 
 /// Widths of the values of which a stage keeps Grams for the next one.
@@ -165,6 +166,7 @@ std::vector<std::int64_t> lent_features(const std::vector<Op>& ops, const Stage&
 std::uint64_t stage_memory(const Model& model, const Stage& stage, const Stage* sharer, DType compute,
                            std::int64_t threads) {
     if (stage.bases) return stage.bases->memory(stage.windows->length, stage.windows->samples, compute, threads);
+    const std::uint64_t streams = stage.dense_stream ? 2 : 1;
     const Graph& graph = model.graph();
     std::uint64_t peak = stage.whole ? stage.whole->memory(graph, threads) : 0;
     for (std::size_t block = 0; block <= graph.blocks.size(); ++block) {
@@ -175,20 +177,20 @@ std::uint64_t stage_memory(const Model& model, const Stage& stage, const Stage* 
             sharer ? lent_features(ops, *sharer, block) : std::vector<std::int64_t>();
         const bool whole = stage.sequential == Sequential::block || stage.sequential == Sequential::none;
         std::uint64_t grams = 0, compress = 0, held = 0;
-        const auto add_gram = [&](std::int64_t features) {
-            const std::uint64_t one = GramAccumulator::memory(features);
+        const auto add_sums = [&](std::int64_t features, std::uint64_t needs) {
+            const std::uint64_t one = MomentAccumulator::memory(features, needs);
             grams = whole ? grams + one : std::max(grams, one);
         };
         for (const auto features : lent) {
-            add_gram(features);
+            add_sums(features, KERF_NEEDS_INPUT_GRAM);
             held += std::uint64_t(features * features) * sizeof(float);
         }
         for (const auto& group : groups) {
-            if (stage.has_stream()) add_gram(group.features);
-            if (stage.needs_gram && !stage.has_stream())
+            if (stage.has_stream()) add_sums(group.features, group.needs);
+            if (stage.calibrated && !stage.has_stream())
                 held += std::uint64_t(group.features * group.features) * sizeof(float);
-            compress = std::max(compress, compress_bytes(group, stage.needs_gram, stage.refit) +
-                                              (whole && stage.needs_gram ? grams : 0));
+            compress =
+                std::max(compress, compress_bytes(group, stage.refit) + (whole && stage.calibrated ? grams : 0));
         }
         if (!stage.has_stream()) {
             peak = std::max(peak, compress + held);
@@ -197,7 +199,7 @@ std::uint64_t stage_memory(const Model& model, const Stage& stage, const Stage* 
         const std::int64_t unit = unit_length(stage.windows->length, stage.windows->samples);
         const std::uint64_t run =
             grams + activation_bytes(ops, graph.hidden, unit, stage.windows->length, compute, threads);
-        peak = std::max(peak, program_bytes(ops, compute) + held + std::max(run, compress));
+        peak = std::max(peak, streams * program_bytes(ops, compute) + held + std::max(run, compress));
     }
     return peak;
 }

@@ -3,7 +3,7 @@
 #include <fstream>
 #include <set>
 
-#include "core/curvature/gram.hpp"
+#include "core/curvature/moments.hpp"
 #include "core/graph/cost.hpp"
 #include "core/linalg/linalg.hpp"
 #include "core/pipeline/basis_stage.hpp"
@@ -33,21 +33,23 @@ double stage_flops(const Model& model, const Stage& stage) {
     for (const auto& target : stage.targets) sum += target.cost.flops;
     for (const auto& target : stage.axes) sum += target.flops;
     if (stage.whole) sum += stage.whole->flops + stage.whole->sweep_flops(model.graph());
-    if (!stage.needs_gram) return sum;
+    if (!stage.calibrated) return sum;
     const std::int64_t length = stage.windows->length, tokens = stage.windows->samples * length;
     const std::size_t last = stage.last_block();
     for (std::size_t block = 0; block <= last; ++block) {
         const auto& ops = block_ops(model.graph(), block);
         const auto groups = input_groups(ops, stage, block);
         for (const auto& group : groups) {
-            const double n = double(group.features);
-            sum += n * n * double(tokens) * ops[group.reader].share + 2.0 / 3.0 * n * n * n;
+            const double n = double(group.features), factor = group.needs & KERF_NEEDS_INPUT_GRAM ? 2.0 / 3.0 : 0;
+            sum += MomentAccumulator::flops_a_token(group.features, group.needs) * double(tokens) *
+                       ops[group.reader].share +
+                   factor * n * n * n;
         }
         if (!stage.has_stream()) continue;
         double forward = forward_flops(ops, 0, ops.size(), tokens, length);
         if (block == last && stage.sequential != Sequential::block && !groups.empty())  // nothing past the last input
             forward = forward_flops(ops, 0, groups.back().first_op, tokens, length);
-        sum += forward * BlockRunner::block_runs(stage.sequential, block == last);
+        sum += forward * BlockRunner::block_runs(stage.sequential, block == last) * (stage.dense_stream ? 2 : 1);
     }
     return sum;
 }
@@ -88,7 +90,7 @@ std::uint64_t state_bytes(const Model& model, const Stage& stage, DType compute)
     }
     const std::uint64_t states = std::uint64_t(double(stage.windows->samples * stage.windows->length) *
                                                (2 * double(model.graph().hidden) + widest)) *
-                                 dtype_bytes(compute);
+                                 dtype_bytes(compute) * (stage.dense_stream ? 2 : 1);
     return std::max(sweep, states);
 }
 
@@ -130,7 +132,7 @@ PlannedStage plan_stage(const Model& model, const Stage& stage, const Stage* sha
     out.sweeps = stage.whole ? stage.whole->sweeps.count : 0;
     out.flops = stage_flops(model, stage);
     out.disk_bytes = state_bytes(model, stage, compute) + (stage.bases ? stage.bases->basis_bytes() : 0);
-    if (stage.needs_gram || stage.bases)
+    if (stage.calibrated || stage.bases)
         out.tokens = stage.windows->samples * stage.windows->length;
     else if (stage.whole)
         out.tokens = stage.whole->sweeps.windows * stage.whole->sweeps.length;
@@ -240,9 +242,12 @@ void check_sharing(const StageSpec& spec, const std::vector<Stage>& before) {
 
 void check_sharer(const StageSpec& spec, const Prepared& prepared) {
     const std::size_t index = prepared.stages.size() - 1;
-    if (!prepared.stages.back().needs_gram)
+    if (!prepared.stages.back().calibrated)
         bad_input(spec.location, ": ", spec.method, " needs no Gram matrices, so there is nothing to share; leave out ",
                   "sequential = \"shared\"");
+    if (prepared.stages.back().dense_stream || prepared.stages.back().expanded)
+        bad_input(spec.location, ": ", spec.method, " needs a pass of its own with these options (a dense target, keys of ",
+                  "their own for every head); leave out sequential = \"shared\"");
     const std::size_t blocks = prepared.models[index - 1].graph().blocks.size();
     if (end_of_pass(prepared.stages, index - 1, blocks) <= index)
         bad_input(spec.location, ": ", spec.method, " cannot go through the blocks together with ",
@@ -290,6 +295,7 @@ Prepared prepare(const Recipe& recipe, const Components& components) {
             resolve_stage(recipe, i, out.models.back(), components, shares ? out.stages.back().windows : nullptr));
         if (shares) check_sharer(recipe.stages[i], out);
         refuse_pruning_of_codes(recipe.stages[i], out);
+        out.models.back() = out.stages.back().start(out.models.back());
         out.models.push_back(planned_result(out.models.back(), out.stages.back()));
     }
     if (recipe.output.format == "gptq" && !out.stages.empty() && out.stages.back().bases)

@@ -334,9 +334,10 @@ void Run::report_stage(std::size_t index, const Model& input, const Model& resul
 void Run::resolve_again(std::size_t first, const Model& input) {
     for (std::size_t index = first; index < prepared_.stages.size(); ++index) {
         const Model& from = index == first ? input : prepared_.models[index];
-        prepared_.models[index] = from;
         prepared_.stages[index] = resolve_stage(recipe_, index, from, components_, prepared_.stages[index].windows);
-        prepared_.models[index + 1] = planned_result(from, prepared_.stages[index]);
+        const Model start = prepared_.stages[index].start(from);
+        prepared_.models[index] = start;
+        prepared_.models[index + 1] = planned_result(start, prepared_.stages[index]);
     }
 }
 

@@ -124,7 +124,7 @@ void check_target(const StageSpec& spec, const Graph& graph, const Op& op, const
         if (table.kind == OpKind::embedding && table.weight == op.weight)
             bad_input(spec.location, ": ", op.name, " shares its weight with the embedding (", op.weight,
                       "); compressing one would change the other, leave it out of include");
-    if ((stage.sequential == Sequential::none || stage.sequential == Sequential::shared) && stage.needs_gram)
+    if ((stage.sequential == Sequential::none || stage.sequential == Sequential::shared) && stage.calibrated)
         bad_input(spec.location, ": ", op.name, " cannot be calibrated with sequential = \"",
                   stage.sequential == Sequential::none ? "none" : "shared", "\"; use \"group\"");
 }
@@ -135,6 +135,11 @@ MethodInstance::MethodInstance(const MethodComponent& method, const kerf_host* h
     : method_(method), options_(std::move(options)) {
     check_call(text(method.id, ": create"),
                [&](kerf_error* error) { return method.table->create(host, as_values(options_), &self_, error); });
+}
+
+std::uint64_t MethodInstance::needs() const noexcept {
+    const kerf_method& table = *method_.table;
+    return KERF_HAS(kerf_method, &table, needs_of) ? table.needs_of(self_) : table.needs;
 }
 
 MethodInstance::~MethodInstance() {
@@ -257,7 +262,8 @@ void check_plan(const std::string& method, const Axis& axis, const kerf_axis_pla
                   run > 1 ? text(", which come in ", run, " runs") : "", "; at least ", axis.keep, " must stay");
 }
 
-/// The axes that the method takes. Methods see all that lie inside a block and are read by linears of one input.
+/// The axes that the method takes. Methods see all that lie inside a block, are read by linears of one input, and that
+/// include and exclude leave.
 void resolve_axes(const StageSpec& spec, TargetPicker& picker, const Graph& graph, Stage& stage) {
     const std::int64_t tokens = stage.windows ? stage.windows->samples * stage.windows->length : 0;
     stage.all_axes = std::make_shared<const std::vector<Axis>>(find_axes(graph));
@@ -268,17 +274,17 @@ void resolve_axes(const StageSpec& spec, TargetPicker& picker, const Graph& grap
     for (std::size_t i = 0; i < facts.size(); ++i) {
         const Axis& axis = (*stage.all_axes)[i];
         if (axis.block < 0 || facts[i].in_features == 0 || !axis.fixed.empty()) continue;
-        offered.push_back(i);
-        shapes.push_back(axis_shape(axis, facts[i], -1));
         names.push_back(axis.name);
         names.push_back(graph.blocks[std::size_t(axis.block)].name);
+        if (any_match(spec.exclude, axis.name) || (!spec.include.empty() && !any_match(spec.include, axis.name)))
+            continue;
+        offered.push_back(i);
+        shapes.push_back(axis_shape(axis, facts[i], -1));
     }
     std::map<const MethodInstance*, std::vector<kerf_axis_plan>> plans;
     for (std::size_t k = 0; k < offered.size(); ++k) {
         const Axis& axis = (*stage.all_axes)[offered[k]];
         const std::string& block = graph.blocks[std::size_t(axis.block)].name;
-        if (any_match(spec.exclude, axis.name) || (!spec.include.empty() && !any_match(spec.include, axis.name)))
-            continue;
         const auto instance = picker.instance_for(axis.name, block);
         auto known = plans.find(instance.get());
         if (known == plans.end()) known = plans.emplace(instance.get(), instance->plan_axes(shapes)).first;
@@ -297,6 +303,22 @@ void resolve_axes(const StageSpec& spec, TargetPicker& picker, const Graph& grap
     }
     picker.check_globs(names, "axis (kerf inspect --axes lists their names) or block");
     if (stage.axes.empty()) bad_input(spec.location, ": ", spec.method, " finds no axis of this model to prune");
+}
+
+/// What a stage is to gather is asked of its own options; overrides may ask for moments, but change no more.
+void check_needs(const StageSpec& spec, const MethodInstance& base, const Graph& graph, Stage& stage) {
+    for (const auto& target : stage.axes) {
+        const std::uint64_t needs = target.method->needs();
+        if ((needs ^ base.needs()) & KERF_NEEDS_OWN_KEYS)
+            bad_input(spec.location, ": the override for ", target.axis->name,
+                      " asks for keys of its own for every query head (or for none), which is for a whole stage");
+        if ((needs & KERF_NEEDS_DENSE_GRAM) == 0) continue;
+        stage.dense_stream = true;
+        if (graph.blocks[target.block].ops[target.consumers.front()].expert >= 0)
+            bad_input(spec.location, ": ", target.axis->name,
+                      " lies in a routed expert; pruned and dense model route tokens differently, so that the inputs "
+                      "of an expert cannot be compared with the dense model's");
+    }
 }
 
 /// `known`: the windows when they are at hand already.
@@ -350,11 +372,13 @@ Stage resolve_stage(const Recipe& recipe, std::size_t index, const Model& model,
     stage.refit = spec.refit;
     stage.refit_damp = spec.refit_damp;
     stage.zeroed = spec.zeroed;
-    stage.needs_gram = stage.refit || (stage.method->table->needs & KERF_NEEDS_INPUT_GRAM) != 0;
     const auto instance = picker.instance(spec.options.is_object() ? spec.options : json::object());
     stage.options = instance->options();
+    stage.calibrated = stage.refit || instance->moments() != 0;
+    if (instance->needs() & KERF_NEEDS_OWN_KEYS)
+        if (Edit edit = expand_keys(model.graph()); !edit.tensors.made.empty()) stage.expanded = std::move(edit);
 
-    const Graph& graph = model.graph();
+    const Graph& graph = stage.expanded ? stage.expanded->graph : model.graph();
     if (scope == KERF_SCOPE_BASES) {
         resolve_bases(stage, spec, recipe, model, instance, std::move(windows));
         return stage;
@@ -363,7 +387,7 @@ Stage resolve_stage(const Recipe& recipe, std::size_t index, const Model& model,
     const bool may_sweep = scope == KERF_SCOPE_MODEL && (spec.calibration || recipe.calibration);
     if (spec.sequential == Sequential::shared && windows)
         stage.windows = std::move(windows);
-    else if (stage.needs_gram || may_sweep)
+    else if (stage.calibrated || may_sweep)
         stage.windows = windows_of(spec, recipe, model, std::move(windows));
     if (scope == KERF_SCOPE_MODEL) {
         plan_model_stage(stage, spec, model, instance);
@@ -371,6 +395,7 @@ Stage resolve_stage(const Recipe& recipe, std::size_t index, const Model& model,
     }
     if (stage.structural) {
         resolve_axes(spec, picker, graph, stage);
+        check_needs(spec, *instance, graph, stage);
         return stage;
     }
     std::vector<std::string> names;

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "core/calibration/dataset.hpp"
+#include "core/graph/edit.hpp"
 #include "core/pipeline/model.hpp"
 #include "core/pipeline/recipe.hpp"
 #include "core/plugin_api/axis.hpp"
@@ -37,7 +38,10 @@ public:
     void prune(kerf_job* job, kerf_model* model) const;
     const nlohmann::json& options() const noexcept { return options_; }
     const MethodComponent& method() const noexcept { return method_; }
-    bool needs_gram() const noexcept { return (method_.table->needs & KERF_NEEDS_INPUT_GRAM) != 0; }
+    /// KERF_NEEDS_* of this set of options.
+    std::uint64_t needs() const noexcept;
+    /// Those of them that calibration data is for.
+    std::uint64_t moments() const noexcept { return needs() & ~std::uint64_t(KERF_NEEDS_OWN_KEYS); }
     /// For a method of the scope KERF_SCOPE_BASES.
     void plan_bases(const kerf_residual* residual, kerf_basis_plan* plan) const;
     void survey(kerf_job* job, const kerf_residual* residual, std::int64_t position,
@@ -82,8 +86,10 @@ struct Stage {
     Sequential sequential = Sequential::group;
     std::vector<Target> targets;             ///< in the order of the graph
     std::shared_ptr<const Windows> windows;  ///< null for a method that needs no calibration
-    bool needs_gram = false;
-    nlohmann::json options;  ///< of linears and axes without override
+    bool calibrated = false;                 ///< sees calibration data
+    bool dense_stream = false;               ///< and what the model was before the stage makes of it
+    std::optional<Edit> expanded;  ///< of the stage's input, where query heads get keys and values of their own first
+    nlohmann::json options;        ///< of linears and axes without override
     // Of a stage that removes structures.
     bool structural = false;
     std::shared_ptr<const std::vector<Axis>> all_axes;  ///< of the stage's input
@@ -93,8 +99,10 @@ struct Stage {
     std::shared_ptr<const BasisStage> bases;  ///< of a method that turns the residual stream; there are no targets then
     std::shared_ptr<const ModelStage> whole;  ///< of a method that sees the whole model; `structural` then
 
-    /// Whether the stage sends calibration tokens through the blocks for its Grams.
-    bool has_stream() const { return needs_gram && !bases && sequential != Sequential::shared; }
+    /// Whether the stage sends calibration tokens through the blocks.
+    bool has_stream() const { return calibrated && !bases && sequential != Sequential::shared; }
+    /// The stage's input as the stage works on it.
+    Model start(const Model& input) const { return expanded ? input.edited(*expanded) : input; }
     std::vector<const Target*> in_block(std::size_t block) const;
     std::vector<const AxisTarget*> axes_in_block(std::size_t block) const;
     /// The last block with something to do.

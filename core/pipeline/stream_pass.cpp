@@ -58,10 +58,10 @@ std::vector<Removal> removals_of(const Journal& journal, const Stage& stage, std
 }
 
 struct StreamPass::Part {
-    Part(const RunTools& tools, std::size_t index, Model from)
+    Part(const RunTools& tools, std::size_t index, const Model& from)
         : index(index),
           stage(index < tools.prepared.stages.size() ? &tools.prepared.stages[index] : nullptr),
-          input(std::move(from)),
+          input(stage ? stage->start(from) : from),
           planned(stage ? planned_result(input, *stage) : input),
           layout(layout_of(tools.recipe, tools.prepared, index, planned)),
           folder(tools.folder_of(index)),
@@ -79,7 +79,7 @@ struct StreamPass::Part {
     std::size_t last_block;  ///< the last one through which the tokens have to go
     std::optional<ResultWriter> writer;
     std::optional<Units> units;
-    std::optional<States> states;
+    std::optional<States> states, dense;  ///< on the blocks as the stage leaves them, and as it found them
     double seconds = 0;
 };
 
@@ -136,8 +136,12 @@ void StreamPass::open(Part& part) {
 
 void StreamPass::embed(Part& part) {
     part.units.emplace(*part.stage->windows);
-    part.states.emplace(*part.units, tools_.folder, tools_.recipe.model.compute);
-    embed_all(part.input, *part.units, tools_.recipe.model.compute, *part.states);
+    const auto begin = [&](std::optional<States>& stream) {
+        stream.emplace(*part.units, tools_.folder, tools_.recipe.model.compute);
+        embed_all(part.input, *part.units, tools_.recipe.model.compute, *stream);
+    };
+    begin(part.states);
+    if (part.stage->dense_stream) begin(part.dense);
 }
 
 void StreamPass::run() {
@@ -196,6 +200,7 @@ void StreamPass::stream_again(Part& part, std::size_t block) {
                                             Checkpoint::open(part.folder))
                            : part.input.with_weights(Checkpoint::open(part.folder));
     run_block(done, block, *part.units, tools_.recipe.model.compute, *part.states, {});
+    if (part.dense) run_block(part.input, block, *part.units, tools_.recipe.model.compute, *part.dense, {});
 }
 
 void StreamPass::make(Part& part, std::size_t block, const Part* sharer) {
@@ -237,13 +242,9 @@ std::int64_t StreamPass::compress(Part& part, BlockRunner& runner, std::size_t b
         return 0;
     }
     if (block > part.last_block) return 0;
-    if (sharer) {
-        std::vector<std::string> values;
-        for (const auto& group : input_groups(block_ops(sharer->input.graph(), block), *sharer->stage, block))
-            values.push_back(group.value);
-        runner.lend(values);
-    }
-    runner.run(*part.units, *part.states, tools_.recipe.model.compute, block == part.last_block);
+    if (sharer) runner.lend(input_groups(block_ops(sharer->input.graph(), block), *sharer->stage, block));
+    runner.run(*part.units, *part.states, part.dense ? &*part.dense : nullptr, tools_.recipe.model.compute,
+               block == part.last_block);
     shared_ = runner.take_lent();
     return BlockRunner::block_runs(part.stage->sequential, block == part.last_block);
 }

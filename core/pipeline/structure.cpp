@@ -66,6 +66,7 @@ Hand take_consumers(const Model& model, const AxisTarget& target, const std::vec
         layer->in = op.columns;
         layer->weight = hand.weights.back().data();
         layer->curvature = curvature;
+        layer->takes_bias_shift = !op.bias.empty();
         hand.layers.push_back(std::move(layer));
     }
     return hand;
@@ -84,6 +85,13 @@ void refit(const Stage& stage, const Op& op, const Curvature& curvature, const s
         log(KERF_LOG_WARN,
             text(op.name, ": the Gram matrix was not positive definite with refit_damp = ", stage.refit_damp, "; ",
                  fitted.damp, " was used (more calibration tokens usually cure it)"));
+}
+
+void take_replacement(const Model& model, const Op& op, const Replacement& replacement, PrunedConsumer& made) {
+    made.weight = replacement.to_dense();
+    if (replacement.bias_shift.empty()) return;
+    made.bias = model.source().whole(op.bias);
+    for (std::size_t r = 0; r < made.bias.size(); ++r) made.bias[r] += replacement.bias_shift[r];
 }
 
 /// Has the method choose.
@@ -136,12 +144,12 @@ Pruned prune_axis(const Model& model, const Stage& stage, const AxisTarget& targ
     out.units = target.units ? *target.units : chosen_units(model, target, hand, job);
     for (std::size_t i = 0; i < hand.layers.size(); ++i) {
         const Op& op = ops[target.consumers[i]];
-        PrunedConsumer made{target.consumers[i], {}, job.metrics};
+        PrunedConsumer made{target.consumers[i], {}, {}, job.metrics};
         const auto lost = columns_lost(axis, out.units, op.name, op.columns);
         if (stage.refit)
             refit(stage, op, *curvature, lost, hand.weights[i], made, log);
         else if (hand.layers[i]->replacement)
-            made.weight = hand.layers[i]->replacement->to_dense();
+            take_replacement(model, op, *hand.layers[i]->replacement, made);
         else
             made.weight = hand.weights[i];
         zero_columns(made.weight, lost);
@@ -172,6 +180,8 @@ void PrunedParts::add(const Model& model, const AxisTarget& target, Pruned&& pru
         const Op& op = model.graph().blocks[target.block].ops[consumer.op];
         weights[op.weight] = std::make_shared<const std::vector<float>>(
             op.transposed ? transposed(consumer.weight, op.rows, op.columns) : std::move(consumer.weight));
+        if (!consumer.bias.empty())
+            weights[op.bias] = std::make_shared<const std::vector<float>>(std::move(consumer.bias));
     }
 }
 
@@ -219,6 +229,10 @@ Model streamed_model(const Model& model, const Stage& stage, std::size_t block, 
             Selection& selection = edit.tensors.made[op.weight];
             selection.source = op.weight;
             selection.values = std::make_shared<const std::vector<float>>(std::move(full));
+            if (op.bias.empty() || cut.tensors.made.contains(op.bias)) continue;
+            Selection& bias = edit.tensors.made[op.bias];
+            bias.source = op.bias;
+            bias.values = std::make_shared<const std::vector<float>>(written.read(model.stored_name(op.bias)));
         }
     }
     return model.edited(edit);

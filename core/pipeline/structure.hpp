@@ -14,6 +14,7 @@ namespace kerf::core {
 struct PrunedConsumer {
     std::size_t op = 0;
     std::vector<float> weight;  ///< float32 [out, in] in the old shape; the columns that go are 0
+    std::vector<float> bias;    ///< where the method changed it; else empty
     std::map<std::string, double> metrics;
 };
 /// What became of one axis.

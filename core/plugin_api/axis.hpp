@@ -20,6 +20,7 @@ std::int32_t method_scope(const kerf_method& method);
 /// What a plugin is told of an axis before any weight is read. `linear_parameters`: of all linears in all blocks.
 struct AxisFacts {
     std::int64_t in_features = 0, out_features = 0, unit_parameters = 0, linear_parameters = 0, blocks = 0, tokens = 0;
+    std::int64_t biased = 0;  ///< linears that read it and add a bias
 };
 std::vector<AxisFacts> axis_facts(const Graph& graph, const std::vector<Axis>& axes, std::int64_t tokens);
 /// Points into `axis`.

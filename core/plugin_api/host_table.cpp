@@ -88,15 +88,38 @@ void record_metric(kerf_job* job, kerf_text name, double value) {
     }
 }
 
+/// One of the moments of a layer's input, `rows` rows of its features.
+const DLTensor* moment(kerf_layer* layer, const DLTensor** view, const char* slot, const char* what,
+                       const std::vector<float>& (Curvature::*values)() const noexcept, std::int64_t rows) {
+    if (!layer || !view) bad_input(slot, ": called without a layer or a place for the result");
+    if (!layer->curvature || (layer->curvature->*values)().empty())
+        throw ServiceFailure(KERF_E_UNSUPPORTED, text(layer->name, ": no ", what,
+                                                      " was gathered; the method has to declare that it needs it"));
+    return layer->view((layer->curvature->*values)().data(), rows, layer->in);
+}
+
 kerf_code layer_gram(kerf_layer* layer, const DLTensor** view, std::int64_t* tokens, kerf_error* error) {
     return host_call(error, [&] {
-        if (!layer || !view) bad_input("gram: called without a layer or a place for the result");
-        if (!layer->curvature)
-            throw ServiceFailure(
-                KERF_E_UNSUPPORTED,
-                text(layer->name, ": no Gram matrix was gathered; the method has to declare that it needs it"));
-        *view = layer->view(layer->curvature->gram().data(), layer->in, layer->in);
+        *view = moment(layer, view, "gram", "Gram matrix", &Curvature::gram, layer ? layer->in : 0);
         if (tokens) *tokens = layer->curvature->tokens();
+    });
+}
+
+kerf_code layer_diagonal(kerf_layer* layer, const DLTensor** view, std::int64_t* tokens, kerf_error* error) {
+    return host_call(error, [&] {
+        *view = moment(layer, view, "diagonal", "diagonal of the Gram matrix", &Curvature::diagonal, 1);
+        if (tokens) *tokens = layer->curvature->tokens();
+    });
+}
+
+kerf_code layer_mean(kerf_layer* layer, const DLTensor** view, kerf_error* error) {
+    return host_call(error, [&] { *view = moment(layer, view, "mean", "mean", &Curvature::mean, 1); });
+}
+
+kerf_code layer_dense_gram(kerf_layer* layer, const DLTensor** view, kerf_error* error) {
+    return host_call(error, [&] {
+        *view = moment(layer, view, "dense_gram", "Gram matrix with the dense model's inputs", &Curvature::dense_gram,
+                       layer ? layer->in : 0);
     });
 }
 
@@ -116,7 +139,7 @@ kerf_code layer_factor(kerf_job* job, kerf_layer* layer, const kerf_factor_reque
         if (!layer || !request || !out || request->struct_size < sizeof(kerf_factor_request) ||
             out->struct_size < sizeof(kerf_factor))
             bad_input("factor: called without a layer, a request or a place for the result");
-        if (!layer->curvature)
+        if (!layer->curvature || layer->curvature->gram().empty())
             throw ServiceFailure(
                 KERF_E_UNSUPPORTED,
                 text(layer->name, ": no Gram matrix was gathered; the method has to declare that it needs it"));
@@ -147,13 +170,11 @@ Service service(std::string_view id, const Table& table) {
 }
 
 const void* host_extension(const kerf_host*, kerf_text id, std::uint32_t min_size) {
-    static const Service services[] = {service("kerf.values/1", values_table),
-                                       service("kerf.curvature/1", curvature_table),
-                                       service("kerf.linalg/1", linalg_table), service("kerf.random/1", random_table),
-                                       service("kerf.metrics/1", metrics_table),
-                                       service("kerf.structure/1", structure_table),
-                                       service("kerf.model/1", model_table),
-                                       service("kerf.gradients/1", gradients_table)};
+    static const Service services[] = {
+        service("kerf.values/1", values_table),   service("kerf.curvature/1", curvature_table),
+        service("kerf.linalg/1", linalg_table),   service("kerf.random/1", random_table),
+        service("kerf.metrics/1", metrics_table), service("kerf.structure/1", structure_table),
+        service("kerf.model/1", model_table),     service("kerf.gradients/1", gradients_table)};
     for (const auto& known : services)
         if (known.id == view_of(id) && known.size >= min_size) return known.table;
     return nullptr;
@@ -165,7 +186,8 @@ constexpr kerf_host table{sizeof(kerf_host), KERF_ABI_VERSION,  host_extension, 
 }  // namespace
 
 const kerf_metrics_1 metrics_table{sizeof(kerf_metrics_1), 0, record_metric};
-const kerf_curvature_1 curvature_table{sizeof(kerf_curvature_1), 0, layer_gram, layer_factor};
+const kerf_curvature_1 curvature_table{sizeof(kerf_curvature_1), 0,          layer_gram,      layer_factor,
+                                       layer_diagonal,           layer_mean, layer_dense_gram};
 
 const kerf_host* host_table() {
     return &table;

@@ -40,6 +40,7 @@ struct Replacement {
     std::vector<std::uint8_t> codes;        ///< int-group: [out, in]
     std::vector<float> scales, zeros;       ///< int-group: [out, groups]
     std::vector<std::int32_t> group_index;  ///< int-group: [in]
+    std::vector<float> bias_shift;          ///< dense, [out]: added to the bias; empty: it stays
 
     bool dense() const noexcept { return bits == 0; }
     /// The float weight [out, in] that this stands for.
@@ -55,6 +56,7 @@ struct kerf_layer {
     std::int64_t out = 0, in = 0;
     const float* weight = nullptr;               ///< [out, in], row-major
     kerf::core::Curvature* curvature = nullptr;  ///< of the layer's input; null where the method asked for none
+    bool takes_bias_shift = false;               ///< it has a bias, and whoever runs the method changes it
     std::optional<kerf::core::Replacement> replacement;
 
     kerf_layer() = default;

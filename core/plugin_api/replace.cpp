@@ -66,6 +66,10 @@ public:
         if (t.ndim != 2 || !t.shape) fail(name, " needs two dimensions");
         return t.shape[1];
     }
+    bool has(std::string_view name) const {
+        return std::any_of(given_.parts, given_.parts + given_.part_count,
+                           [&](const kerf_part& part) { return view_of(part.name) == name; });
+    }
     void expect_only(std::initializer_list<std::string_view> names) const {
         for (std::size_t i = 0; i < given_.part_count; ++i) {
             const auto name = view_of(given_.parts[i].name);
@@ -106,11 +110,18 @@ bool finite(float value) {
 }
 
 Replacement read_dense(const kerf_layer& layer, const kerf_replacement& given, Parts& parts) {
-    parts.expect_only({"weight"});
+    parts.expect_only({"weight", "bias_shift"});
     if (given.bits != 0) parts.fail("bits = ", given.bits, ", but a dense weight has 0");
     Replacement out;
     out.weight = parts.take<float>("weight", layer.out, layer.in);
     check_all(parts, "weight", out.weight, layer.in, finite, "which is not finite");
+    if (!parts.has("bias_shift")) return out;
+    if (!layer.takes_bias_shift)
+        throw ServiceFailure(KERF_E_UNSUPPORTED, text(layer.name,
+                                                      ": a bias_shift is for linears with a bias, and for "
+                                                      "methods that prune axes"));
+    out.bias_shift = parts.take<float>("bias_shift", layer.out, -1);
+    check_all(parts, "bias_shift", out.bias_shift, 0, finite, "which is not finite");
     return out;
 }
 

@@ -141,6 +141,7 @@ void add_consumers(const Graph& graph, const Axis& axis, AxisFacts& facts) {
         inputs.insert(op.in[0]);
         facts.in_features = op.columns;
         facts.out_features += op.rows;
+        facts.biased += op.bias.empty() ? 0 : 1;
     }
     if (inputs.size() != 1) facts.in_features = facts.out_features = 0;
 }
@@ -188,6 +189,7 @@ kerf_axis_shape axis_shape(const Axis& axis, const AxisFacts& facts, std::int64_
     out.linear_parameters = facts.linear_parameters;
     out.tokens = facts.tokens;
     out.planned = planned;
+    out.biased = facts.biased;
     return out;
 }
 

@@ -46,7 +46,7 @@ json components_json(const Registry& registry, const std::string& id = {}) {
             if (!id.empty() && text_of(method->id) != id) continue;
             json entry = component_json("method", *method, plugin);
             if (!id.empty()) {
-                entry["needs_calibration"] = (method->needs & KERF_NEEDS_INPUT_GRAM) != 0;
+                entry["needs_calibration"] = method->needs != 0;
                 entry["options"] = options_json(*method);
             }
             out.push_back(std::move(entry));

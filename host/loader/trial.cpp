@@ -112,12 +112,25 @@ private:
         layer.out = rows;
         layer.in = columns;
         layer.weight = sample_.weight.data();
-        if (method_.needs & KERF_NEEDS_INPUT_GRAM) layer.curvature = &curvature;
+        if (method_.needs != 0) layer.curvature = &curvature;
+    }
+
+    /// What the method says that it needs, and no more.
+    core::Curvature sample_curvature() const {
+        core::InputMoments moments;
+        if (method_.needs & KERF_NEEDS_INPUT_GRAM)
+            moments.gram = sample_.gram;
+        else
+            for (std::int64_t j = 0; j < columns; ++j)
+                moments.diagonal.push_back(sample_.gram[std::size_t(j * columns + j)]);
+        if (method_.needs & KERF_NEEDS_INPUT_MEAN) moments.mean.resize(std::size_t(columns));
+        if (method_.needs & KERF_NEEDS_DENSE_GRAM) moments.dense_gram = sample_.gram;
+        return {"trial.layer input", columns, tokens, std::move(moments)};
     }
 
     std::optional<core::Replacement> compress(int threads, const kerf_cost& cost) {
         core::set_threads(threads);
-        core::Curvature curvature("trial.layer input", columns, tokens, sample_.gram);
+        core::Curvature curvature = sample_curvature();
         kerf_layer layer;
         describe(layer, curvature);
         kerf_job job;
@@ -186,7 +199,7 @@ private:
     };
     std::optional<Pruned> prune(int threads, const kerf_axis_plan& plan) {
         core::set_threads(threads);
-        core::Curvature curvature("trial.layer input", columns, tokens, sample_.gram);
+        core::Curvature curvature = sample_curvature();
         kerf_layer layer;
         describe(layer, curvature);
         const core::Axis axis = sample_axis();

@@ -2,30 +2,18 @@
 // SlimGPT (Ling, Wang, Yu, Liu, NeurIPS 2024): heads and MLP channels go where the optimal brain surgeon's error is
 // smallest, and what stays of the projections that read them makes up for it.
 #include <algorithm>
-#include <cmath>
-#include <limits>
-#include <map>
-#include <numeric>
+#include <sstream>
 #include <string>
 #include <vector>
 
+#include "choice.hpp"
 #include "kerf/obs.hpp"
-#include "kerf/ratio.hpp"
 #include "kerf/structure.hpp"
-#include "schedule.hpp"
+#include "options.hpp"
 
 namespace {
 
-struct Options : kerf::RatioOptions {
-    std::string schedule = "uniform";
-    double min_sparsity = 0.0625, max_sparsity = 0.25;
-    std::string schedule_base = "layers";
-    double damp = 0.01;
-    bool compensate = true;
-    std::string kernel = "exact";
-    std::int64_t ffn_group = 0;
-    bool compatibility = false;
-};
+using slimgpt::Options;
 
 class SlimGpt final : public kerf::AxisMethod<Options> {
 public:
@@ -34,77 +22,108 @@ public:
     static constexpr auto can = kerf::Resumable;
     static constexpr auto needs = kerf::Curvature::InputGram;
 
-    static void options(kerf::Schema<Options>& s) {
-        kerf::ratio_options(s);
-        s("schedule", &Options::schedule)
-            .one_of({"uniform", "log_increase", "log_decrease", "linear_increase", "linear_decrease"})
-            .help("how the share differs from block to block; uniform: sparsity everywhere");
-        s("min_sparsity", &Options::min_sparsity).at_least(0).below(1).help("smallest share of a schedule");
-        s("max_sparsity", &Options::max_sparsity).at_least(0).below(1).help("largest share of a schedule");
-        s("schedule_base", &Options::schedule_base)
-            .one_of({"layers", "32"})
-            .help("of the logarithm: the blocks of the window, or 32 whatever their number (the original)");
-        s("damp", &Options::damp).at_least(0).at_most(1).help("share of mean(diag H) added to the diagonal");
-        s("compensate", &Options::compensate).help("let the weights that stay make up for those that go");
-        s("kernel", &Options::kernel)
-            .one_of({"exact", "reference"})
-            .help("exact: the true error of a unit, channels one by one; reference: the original's scores and groups");
-        s("ffn_group", &Options::ffn_group)
-            .at_least(0)
-            .help("channels removed between two refreshes of the scores; 0: 1 for exact, dynamic for reference");
-        s("compatibility", &Options::compatibility)
-            .help("decreasing schedules with minlayer > 0 as the original shifts them");
-    }
+    static void options(kerf::Schema<Options>& s) { slimgpt::describe(s); }
+    void check() const override { slimgpt::check(opt); }
 
-    void check() const override {
-        kerf::check_ratio(opt);
-        if (opt.schedule != "uniform" && opt.min_sparsity > opt.max_sparsity)
-            kerf::bad_value("min_sparsity = ", opt.min_sparsity, " is above max_sparsity = ", opt.max_sparsity);
+    kerf::Curvature needs_now() const {
+        auto out = needs;
+        if (opt.bias_refit) out = out | kerf::Curvature::InputMean;
+        if (opt.dense_target()) out = out | kerf::Curvature::DenseGram;
+        if (opt.gqa == "expand") out = out | kerf::Curvature::OwnKeys;
+        return out;
     }
 
     kerf::AxisPlan plan(const kerf::AxisShape& axis) const override {
-        kerf::AxisPlan plan;
-        const auto [first, last] = kerf::layer_window(opt, axis.blocks);
-        if (!kerf::takes(opt, axis)) return plan;
-        const auto shares = slimgpt::ratios({opt.schedule, opt.sparsity, opt.min_sparsity, opt.max_sparsity,
-                                             opt.schedule_base == "32", opt.compatibility},
-                                            first, last, axis.blocks);
-        plan.remove = kerf::units_of_share(axis, shares[static_cast<std::size_t>(axis.block)], opt.align);
-        const std::int64_t gone = plan.remove * (axis.size > 0 ? axis.in / axis.size : 0), n = axis.in;
-        // H, its factor, A; W, a copy, its transpose; what an elimination or a refit holds beside them.
-        plan.scratch_bytes =
-            8 * (4 * n * n + 4 * n * axis.out + std::max(gone, n - gone) * (n + axis.out + n) + axis.out);
-        plan.flops = 2.0 * static_cast<double>(n) * static_cast<double>(n) * static_cast<double>(n + axis.out) +
-                     4.0 * static_cast<double>(gone) * static_cast<double>(n) * static_cast<double>(gone + axis.out);
-        return plan;
+        kerf::AxisPlan out;
+        plan_all({&axis, 1}, {&out, 1});
+        return out;
+    }
+
+    void plan_all(std::span<const kerf::AxisShape> axes, std::span<kerf::AxisPlan> plans) const override {
+        const slimgpt::Shares shares(opt, axes);
+        bool asked = false, possible = false, biased = false;
+        for (std::size_t i = 0; i < axes.size(); ++i) {
+            if (!kerf::takes(opt, axes[i])) continue;
+            const double share = shares[axes[i].block];
+            if (opt.strict && opt.budget == 0 && kerf::units_wanted(axes[i], share) > kerf::most_units(axes[i]))
+                kerf::bad_value(axes[i].name, ": ", kerf::units_wanted(axes[i], share), " of ", axes[i].size,
+                                " units would go (a share of ", share, "), of which ", axes[i].keep, " must stay");
+            plans[i] = plan_units(axes[i], shares.units(axes[i]));
+            asked = asked || share > 0;
+            possible = possible || kerf::most_units(axes[i]) > 0;
+            biased = biased || axes[i].biased > 0;
+        }
+        if (asked && !possible)
+            kerf::bad_value("nothing can go: every ", opt.modules == "attn" ? "attention" : "axis",
+                            " of the model has one unit left, which must stay; use other modules, or a share of 0");
+        if (asked && opt.bias_refit && !biased)
+            kerf::bad_value(
+                "bias_refit = true, but none of the projections that read what is pruned has a bias; "
+                "leave it out");
     }
 
     void prune(kerf::Axis& axis, kerf::Job& job) const override {
+        warn_of_cut_share(axis, job);
         auto consumers = axis.consumers();
-        const auto gram = job.gram(consumers.front());
-        auto inverse = kerf::obs::invert(gram, opt.damp, job, axis.name());
+        auto inverse = kerf::obs::invert(job.gram(consumers.front()), opt.damp, job, axis.name(), opt.strict);
         job.metric("damp", inverse.system.damp);
         job.metric("damp_attempts", inverse.system.attempts);
         const auto before = stacked(consumers, axis.shape(), inverse.system.dead, job);
         auto w = job.matrix<double>(before.shape());
         kerf::obs::detail::copy(before, w);
-        auto units = exact_columns(axis) ? columns_one_by_one(axis, w, inverse, job)
-                                         : units_in_rounds(axis, w, std::move(inverse.a), job);
-        std::sort(units.begin(), units.end());
-        if (exact() && opt.compensate) {
+        const auto units = slimgpt::Choice(opt, axis, job).run(w, std::move(inverse.a));
+        const bool bias = opt.bias_refit && axis.shape().biased == static_cast<std::int64_t>(consumers.size());
+        if (opt.refits()) {
             kerf::obs::detail::copy(before, w);
-            kerf::obs::refit(inverse.system, kept_columns(axis, units), w.view(), job);
+            fit(inverse.system, consumers.front(), kept_columns(axis, units), bias, w, job);
         }
-        replace(consumers, w, job);
+        replace(consumers, before, w, bias, job);
         axis.remove(units);
     }
 
 private:
-    bool exact() const { return opt.kernel == "exact"; }
-    /// Whether the left-looking form does it: single columns, each chosen with fresh scores.
-    bool exact_columns(const kerf::Axis& axis) const {
-        return exact() && opt.ffn_group <= 1 && axis.shape().balanced == 1 && axis.columns()[0].size() == 1 &&
-               axis.size() == axis.shape().in;
+    kerf::AxisPlan plan_units(const kerf::AxisShape& axis, std::int64_t units) const {
+        kerf::AxisPlan plan;
+        plan.remove = units;
+        const std::int64_t gone = units * (axis.size > 0 ? axis.in / axis.size : 0), n = axis.in;
+        const std::int64_t squares = 4 + (opt.swaps > 0 ? 2 : 0) + (opt.dense_target() ? 1 : 0);
+        // H, its factor, A; W, a copy, its transpose; what an elimination, an exchange or a refit holds beside them.
+        plan.scratch_bytes =
+            8 * (squares * n * n + 4 * n * axis.out + std::max(gone, n - gone) * (n + axis.out + n) + axis.out + n);
+        const double width = static_cast<double>(n), rows = static_cast<double>(axis.out);
+        const double tries = static_cast<double>(std::min(opt.swaps, opt.swaps > 0 ? units : 0));
+        plan.flops = 2 * width * width * (width + rows) +
+                     4 * static_cast<double>(gone) * width * static_cast<double>(gone + axis.out) +
+                     6 * tries * width * (width + rows);
+        return plan;
+    }
+
+    /// A share so large that nothing would be left takes all but what must stay.
+    void warn_of_cut_share(const kerf::Axis& axis, const kerf::Job& job) const {
+        if (opt.budget > 0) return;
+        const auto& shape = axis.shape();
+        const double share = slimgpt::Shares(opt, {&shape, 1})[shape.block];
+        if (kerf::units_wanted(shape, share) <= kerf::most_units(shape)) return;
+        std::ostringstream text;
+        text << axis.name() << ": a share of " << share << " would take " << kerf::units_wanted(shape, share) << " of "
+             << shape.size << " units, but " << std::max(shape.keep, shape.balanced) << " must stay; " << shape.planned
+             << " go";
+        job.log(kerf::Level::warn, text.str());
+    }
+
+    /// Least squares over the columns that stay, by the options' target.
+    void fit(kerf::obs::System& system, const kerf::Linear& reader, const std::vector<std::int64_t>& kept, bool bias,
+             kerf::Matrix<double>& w, const kerf::Job& job) const {
+        if (bias) kerf::obs::centre(system, job.mean(reader));
+        if (!opt.dense_target()) return kerf::obs::refit(system, kept, w.view(), job);
+        const auto dense = job.dense_gram(reader);
+        auto target = job.matrix<double>(system.h.shape());
+        for (std::int64_t i = 0; i < target.rows(); ++i)
+            for (std::int64_t j = 0; j < target.columns(); ++j) {
+                const double damped = static_cast<double>(dense(i, j)) + (i == j ? system.lambda : 0);
+                target(i, j) = (1 - opt.beta) * system.h(i, j) + opt.beta * damped;
+            }
+        kerf::obs::refit(system, target, kept, w.view(), job);
     }
 
     static kerf::Matrix<double> stacked(const std::vector<kerf::Linear>& consumers, const kerf::AxisShape& shape,
@@ -120,98 +139,37 @@ private:
         return out;
     }
 
-    static void replace(std::vector<kerf::Linear>& consumers, const kerf::Matrix<double>& w, const kerf::Job& job) {
+    /// (W⁰ − W) m of a row: what the weights leave to the bias.
+    static float left_to_bias(std::span<const double> before, std::span<const double> after,
+                              std::span<const float> mean) {
+        double sum = 0;
+        for (std::size_t c = 0; c < mean.size(); ++c) sum += (before[c] - after[c]) * static_cast<double>(mean[c]);
+        return static_cast<float>(sum);
+    }
+
+    static void replace(std::vector<kerf::Linear>& consumers, const kerf::Matrix<double>& before,
+                        const kerf::Matrix<double>& w, bool bias, const kerf::Job& job) {
         std::int64_t row = 0;
         for (auto& linear : consumers) {
             auto made = job.matrix<float>(linear.weight().shape());
-            for (std::int64_t r = 0; r < made.rows(); ++r, ++row)
+            std::vector<float> shift;
+            const auto mean = bias ? job.mean(linear) : std::span<const float>();
+            for (std::int64_t r = 0; r < made.rows(); ++r, ++row) {
                 for (std::int64_t c = 0; c < made.columns(); ++c) made(r, c) = static_cast<float>(w(row, c));
-            linear.replace(std::move(made));
-        }
-    }
-
-    std::vector<std::int64_t> columns_one_by_one(const kerf::Axis& axis, kerf::Matrix<double>& w,
-                                                 const kerf::obs::Inverse& inverse, const kerf::Job& job) const {
-        std::vector<std::int64_t> unit_at(static_cast<std::size_t>(axis.size())), out;
-        for (std::int64_t u = 0; u < axis.size(); ++u) unit_at[static_cast<std::size_t>(axis.columns()[u][0])] = u;
-        auto turned = job.matrix<double>({w.columns(), w.rows()});
-        for (std::int64_t r = 0; r < w.rows(); ++r)
-            for (std::int64_t c = 0; c < w.columns(); ++c) turned(c, r) = w(r, c);
-        for (const auto column : kerf::obs::greedy_columns(turned, inverse.a, axis.shape().planned, job))
-            out.push_back(unit_at[static_cast<std::size_t>(column)]);
-        return out;
-    }
-
-    /// Rounds of scoring and elimination. W becomes what the original makes of it.
-    std::vector<std::int64_t> units_in_rounds(const kerf::Axis& axis, kerf::Matrix<double>& w, kerf::Matrix<double>&& a,
-                                              const kerf::Job& job) const {
-        const auto columns = axis.columns();
-        const std::int64_t target = axis.shape().planned, runs = axis.shape().balanced, each = axis.size() / runs;
-        auto own = job.matrix<double>(w.shape());
-        kerf::obs::detail::copy(w, own);
-        kerf::obs::State state(std::move(own), std::move(a), job);
-        std::vector<bool> gone(static_cast<std::size_t>(axis.size()), false);
-        std::vector<std::int64_t> out;
-        for (const std::int64_t group : groups(axis, target)) {
-            // Of balanced runs, one unit of each in turn.
-            for (std::int64_t run = 0; run < runs; ++run) {
-                const auto chosen = best(scores(axis, state, gone), run * each, each, group);
-                std::vector<std::int64_t> s;
-                for (const auto u : chosen) {
-                    s.insert(s.end(), columns[u].begin(), columns[u].end());
-                    gone[static_cast<std::size_t>(u)] = true;
-                    out.push_back(u);
-                }
-                state.eliminate(s, opt.compensate || exact());
+                if (bias) shift.push_back(left_to_bias(before.row(row), w.row(row), mean));
             }
+            if (bias)
+                linear.replace(made.view(), shift);
+            else
+                linear.replace(std::move(made));
         }
-        if (opt.compensate) kerf::obs::detail::copy(state.weight(), w);
-        return out;
-    }
-
-    /// How many units go in each round.
-    std::vector<std::int64_t> groups(const kerf::Axis& axis, std::int64_t target) const {
-        const std::int64_t runs = axis.shape().balanced, rounds = target / runs;
-        const bool channels = axis.columns()[0].size() == 1 && runs == 1;
-        if (channels && opt.ffn_group == 0 && !exact()) return slimgpt::dynamic_groups(target);
-        const std::int64_t group = channels ? std::max<std::int64_t>(1, opt.ffn_group) : 1;
-        std::vector<std::int64_t> out(static_cast<std::size_t>(rounds / group), group);
-        if (rounds % group > 0) out.push_back(rounds % group);
-        return out;
-    }
-
-    std::vector<double> scores(const kerf::Axis& axis, const kerf::obs::State& state,
-                               const std::vector<bool>& gone) const {
-        const auto columns = axis.columns();
-        const bool single = columns[0].size() == 1;
-        const auto by_column = single ? state.column_scores() : std::vector<double>();
-        std::vector<double> out(gone.size(), std::numeric_limits<double>::infinity());
-        for (std::size_t u = 0; u < out.size(); ++u) {
-            if (gone[u]) continue;
-            const auto s = columns[static_cast<std::int64_t>(u)];
-            out[u] = single    ? by_column[static_cast<std::size_t>(s[0])]
-                     : exact() ? state.exact_score(s)
-                               : state.diagonal_score(s);
-        }
-        return out;
-    }
-
-    /// The `count` units of [first, first + each) with the lowest scores; ties: the lowest index first.
-    static std::vector<std::int64_t> best(const std::vector<double>& score, std::int64_t first, std::int64_t each,
-                                          std::int64_t count) {
-        std::vector<std::int64_t> order(static_cast<std::size_t>(each));
-        std::iota(order.begin(), order.end(), first);
-        std::stable_sort(order.begin(), order.end(), [&](std::int64_t a, std::int64_t b) {
-            return score[static_cast<std::size_t>(a)] < score[static_cast<std::size_t>(b)];
-        });
-        order.resize(static_cast<std::size_t>(count));
-        return order;
     }
 
     static std::vector<std::int64_t> kept_columns(const kerf::Axis& axis, const std::vector<std::int64_t>& removed) {
         std::vector<bool> stays(static_cast<std::size_t>(axis.shape().in), true);
+        const auto columns = axis.columns();
         for (const auto u : removed)
-            for (const auto c : axis.columns()[u]) stays[static_cast<std::size_t>(c)] = false;
+            for (const auto c : columns[u]) stays[static_cast<std::size_t>(c)] = false;
         std::vector<std::int64_t> out;
         for (std::size_t c = 0; c < stays.size(); ++c)
             if (stays[c]) out.push_back(static_cast<std::int64_t>(c));

@@ -74,7 +74,8 @@ class Wanda final : public kerf::Method<Options> {
 public:
     static constexpr kerf::Info info{"wanda", "1.0.0",
                                      "Pruning by weight times input norm, unstructured or N:M (arXiv 2306.11695)"};
-    static constexpr auto needs = kerf::Curvature::InputGram;
+    static constexpr auto needs = kerf::Curvature::InputDiagonal;
+    static constexpr std::uint32_t abi_minor = 1;
     static constexpr auto can = kerf::ParallelLayers | kerf::Resumable | kerf::Prunes;
 
     static void options(kerf::Schema<Options>& s) {
@@ -104,8 +105,8 @@ public:
         kerf::check_width(pattern, weight.columns());
         auto result = job.matrix<float>(weight.shape());
         const auto norms = job.buffer<float>(weight.columns());
-        const auto gram = job.gram(layer).matrix();
-        for (std::int64_t c = 0; c < weight.columns(); ++c) norms[c] = std::sqrt(gram(c, c));
+        const auto diagonal = job.diagonal(layer);
+        for (std::int64_t c = 0; c < weight.columns(); ++c) norms[c] = std::sqrt(diagonal[static_cast<std::size_t>(c)]);
         const Layer work{weight, norms.span(), result.view()};
         check_finite(weight, job);
 

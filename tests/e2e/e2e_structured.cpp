@@ -177,6 +177,74 @@ TEST(Structured, TooFewTokensForTheRankAreAWarningWithNumbers) {
     EXPECT_NE(run.err.find("32 calibration tokens for 96 features"), std::string::npos) << run.err;
 }
 
+TEST(Structured, AttentionOfOneHeadIsAClearErrorWhenNothingElseMayGo) {
+    const Small small;
+    const auto run = [&](const std::string& options, const std::string& from, const std::string& to) {
+        return kerf(
+            {"run",
+             small.recipe("[[stage]]\nmethod = \"slimgpt\"\nmodules = \"attn\"\n" + options, to, from).string()});
+    };
+    // 2 KV groups of 2 heads, 1 group of 2, 1 head.
+    ASSERT_EQ(run("sparsity = 0.5\n", "model", "one").code, 0);
+    ASSERT_EQ(run("sparsity = 0.5\n", "one", "two").code, 0);
+    const Outcome refused = run("sparsity = 0.5\n", "two", "three");
+    EXPECT_EQ(refused.code, 2) << refused.err;
+    EXPECT_NE(refused.err.find("every attention of the model has one unit left"), std::string::npos) << refused.err;
+    EXPECT_EQ(run("sparsity = 0.0\n", "two", "three").code, 0);
+}
+
+TEST(Structured, ASingularGramMatrixIsAnErrorWhenStrict) {
+    const Small few(1, 32);
+    const Outcome run =
+        kerf({"run", few.recipe("[[stage]]\nmethod = \"slimgpt\"\ndamp = 0.0\nstrict = true\n").string()});
+    EXPECT_EQ(run.code, 2) << run.err;
+    EXPECT_NE(run.err.find("Gram matrix not positive definite at pivot"), std::string::npos) << run.err;
+    EXPECT_NE(run.err.find("(32 calibration tokens) with damp = 0"), std::string::npos) << run.err;
+    EXPECT_FALSE(fs::exists(few.folder / "out"));
+}
+
+TEST(Structured, ACutShareIsAWarningWithNumbers) {
+    const Small small;
+    const Outcome run = kerf({"run", small.recipe("[[stage]]\nmethod = \"slimgpt\"\nsparsity = 0.999\n").string()});
+    ASSERT_EQ(run.code, 0) << run.err;
+    EXPECT_NE(run.err.find("a share of 0.999 would take 2 of 2 units, but 1 must stay; 1 go"), std::string::npos)
+        << run.err;
+}
+
+TEST(Structured, ExpandedKeysLetAnyHeadGo) {
+    const Small small;
+    const fs::path recipe =
+        small.recipe("[[stage]]\nmethod = \"slimgpt\"\nsparsity = 0.25\nmodules = \"attn\"\ngqa = \"expand\"\n");
+    const Outcome planned = kerf({"plan", recipe.string(), "--json"}), run = kerf({"run", recipe.string()});
+    ASSERT_EQ(planned.code, 0) << planned.err;
+    ASSERT_EQ(run.code, 0) << run.err;
+    const json config = json::parse(slurp(small.folder / "out/config.json"));
+    EXPECT_EQ(config["num_attention_heads"], 3);
+    EXPECT_EQ(config["num_key_value_heads"], 3);
+    EXPECT_EQ(json::parse(planned.out)["output_bytes"].get<std::uint64_t>(),
+              fs::file_size(small.folder / "out/model.safetensors"));
+}
+
+TEST(Structured, ADenseTargetResumesToTheSameBytes) {
+    const Small small;
+    const fs::path recipe =
+        small.recipe("[[stage]]\nmethod = \"slimgpt\"\nsparsity = 0.5\ntarget = \"dense\"\nbeta = 0.5\n");
+    const std::string shim = KERF_BUILD "/tests/libkerf_kill_shim.so";
+    const fs::path count = small.folder / "count";
+    ASSERT_EQ(kerf({"run", recipe.string()}, {{"LD_PRELOAD", shim}, {"KERF_KILL_COUNT", count.string()}}).code, 0);
+    const auto expected = lasting_files(small.folder / "out");
+    const long calls = std::stol(slurp(count));
+    for (const long k : {calls / 3, calls / 2, 3 * calls / 4}) {
+        fs::remove_all(small.folder / "out");
+        ASSERT_EQ(kerf({"run", recipe.string()}, {{"LD_PRELOAD", shim}, {"KERF_KILL_AT", std::to_string(k)}}).code,
+                  128 + SIGKILL);
+        const Outcome resumed = kerf({"run", recipe.string(), "--resume"});
+        ASSERT_EQ(resumed.code, 0) << resumed.err;
+        for (const auto& [name, content] : expected)
+            ASSERT_TRUE(lasting_files(small.folder / "out").at(name) == content) << name << ", killed at " << k;
+    }
+}
+
 TEST(Structured, BadInputIsOneSentenceAndNothingLeft) {
     const Small small;
     const auto refused = [&](const std::string& stage, const std::string& says, const std::string& format = "hf") {
@@ -193,6 +261,15 @@ TEST(Structured, BadInputIsOneSentenceAndNothingLeft) {
     refused(stage + "minlayer = 2\n", "the model has 2 blocks");
     refused(stage + "minlayer = 1\nmaxlayer = 1\n", "leave no block");
     refused(stage + "[stage.override.\"nothing*\"]\nsparsity = 0.1\n", "matches no axis");
+    refused(stage + "maxlayer = 9\n", "maxlayer = 9: the model has 2 blocks");
+    refused(stage + "budget = 0.9999\n", "budget = 0.9999: at most 0.");
+    refused(stage + "budget = 1.5\n", "budget");
+    refused(stage + "swaps = 4\ncompensate = false\n", "which compensate = false forbids");
+    refused(stage + "bias_refit = true\n", "none of the projections that read what is pruned has a bias");
+    refused(stage + "bias_refit = true\ntarget = \"dense\"\n", "do not go together");
+    refused(stage + "strict = true\nsparsity = 0.999\n", "of which 1 must stay");
+    refused(stage + "[stage.override.\"*.heads\"]\ngqa = \"expand\"\n", "matches no axis");
+    refused(stage + "[stage.override.\"*.kv_groups\"]\ngqa = \"expand\"\n", "which is for a whole stage");
     refused(stage, "holds integer codes", "gptq");
     refused(gptq + "refit = true\n", "refit = true goes with methods that remove structures");
 }

@@ -70,12 +70,15 @@ public:
     Compressed compress(const Owned<float>& weight, const Owned<float>* gram) const {
         std::unique_ptr<core::Curvature> curvature;
         if (gram) curvature = std::make_unique<core::Curvature>("the input", gram->shape.rows, 512, gram->data);
+        return compress_with(weight, curvature.get());
+    }
+    Compressed compress_with(const Owned<float>& weight, core::Curvature* curvature) const {
         kerf_layer layer;
         layer.name = "layer";
         layer.out = weight.shape.rows;
         layer.in = weight.shape.columns;
         layer.weight = weight.data.data();
-        layer.curvature = curvature.get();
+        layer.curvature = curvature;
         kerf_job job;
         core::check_call("compress", [&](kerf_error* e) { return method_->compress(self_.get(), &job, &layer, e); });
         if (!layer.replacement) throw std::runtime_error("the method replaced nothing");
@@ -84,6 +87,23 @@ public:
                        job.metrics, job.memory.peak()};
         if (job.memory.live() != 0) throw std::runtime_error("the method kept memory of its job");
         return out;
+    }
+
+    void prune(kerf_job* job, kerf_axis* axis) const {
+        core::check_call("prune", [&](kerf_error* e) { return method_->prune_axis(self_.get(), job, axis, e); });
+    }
+    std::vector<kerf_axis_plan> plan(const std::vector<kerf_axis_shape>& axes) const {
+        std::vector<kerf_axis_plan> plans(axes.size(), kerf_axis_plan{sizeof(kerf_axis_plan), 1, -1, 0, 0});
+        std::vector<const kerf_axis_shape*> asked;
+        std::vector<kerf_axis_plan*> answers;
+        for (std::size_t i = 0; i < axes.size(); ++i) {
+            asked.push_back(&axes[i]);
+            answers.push_back(&plans[i]);
+        }
+        core::check_call("plan", [&](kerf_error* e) {
+            return method_->plan_axes(self_.get(), asked.data(), asked.size(), answers.data(), e);
+        });
+        return plans;
     }
 
 private:

@@ -241,5 +241,20 @@ TEST(Cut, IsWhereASortPutsItAndTiesGoInOrder) {
     }
 }
 
+TEST(Wanda, NeedsTheDiagonalOfTheGramMatrixAlone) {
+    const Plugin wanda("wanda");
+    EXPECT_EQ(wanda.table()->needs, std::uint64_t{KERF_NEEDS_INPUT_DIAGONAL});
+    const auto weight = golden_matrix("W"), gram = golden_matrix("H");
+    core::InputMoments moments;
+    for (std::int64_t j = 0; j < gram.shape.rows; ++j) moments.diagonal.push_back(gram(j, j));
+    core::Curvature diagonal("the input", gram.shape.rows, 512, std::move(moments));
+    for (const char* scope : {"row", "layer"}) {
+        const auto method = wanda.make({{"sparsity", 0.5}, {"scope", scope}});
+        EXPECT_EQ(method.compress_with(weight, &diagonal).dense, method.compress(weight, &gram).dense) << scope;
+    }
+    EXPECT_THROW(Plugin("sparsegpt").make(json::object()).compress_with(weight, &diagonal), core::Error)
+        << "a method that did not declare the diagonal gets no factor of it";
+}
+
 }  // namespace
 }  // namespace kerf::test

@@ -129,6 +129,46 @@ TEST_P(EditedModel, ComputesWithoutUnitsWhatTheDenseOneDoesWithZeroes) {
     }
 }
 
+/// Whether keys can be repeated: where they come out of a fused linear group by group they cannot.
+bool can_expand(const Graph& graph) {
+    for (const auto& block : graph.blocks)
+        for (const auto& op : block.ops)
+            if (op.kind == OpKind::split && op.groups > 1) return false;
+    return true;
+}
+
+TEST_P(EditedModel, ComputesTheSameOnceEveryQueryHeadHasAKeyOfItsOwn) {
+    const ScratchFolder scratch;
+    const Model dense = open(scratch.path());
+    const bool grouped =
+        std::any_of(dense.graph().blocks[0].ops.begin(), dense.graph().blocks[0].ops.end(),
+                    [](const Op& op) { return op.kind == OpKind::attention && op.heads != op.kv_heads; });
+    if (grouped && !can_expand(dense.graph())) {
+        EXPECT_THROW(expand_keys(dense.graph()), Error);
+        return;
+    }
+    const Model expanded = dense.edited(expand_keys(dense.graph()));
+    EXPECT_EQ(expanded.parameters() > dense.parameters(), grouped);
+    for (const auto& block : expanded.graph().blocks)
+        for (const auto& op : block.ops)
+            if (op.kind == OpKind::attention) EXPECT_EQ(op.heads, op.kv_heads);
+    const Windows windows = windows_for(dense);
+    const auto run = [&](const Model& model) { return logits(model, windows, DType::f32, scratch.path()); };
+    const auto expected = run(dense);
+    EXPECT_LE(distance(run(expanded), expected), 1e-5 * largest(expected));
+
+    // Any head can go now, whatever its group was.
+    const auto axes = find_axes(expanded.graph());
+    for (const auto& axis : axes) {
+        if (axis.kind != AxisKind::heads || axis.size < 2) continue;
+        const std::vector<Removal> removals{{axis.name, {1}}};
+        const auto zeroed = run(expanded.edited(zero(expanded.graph(), axes, removals)));
+        EXPECT_LE(distance(run(expanded.edited(remove(expanded.graph(), axes, removals))), zeroed),
+                  1e-5 * largest(zeroed))
+            << axis.name;
+    }
+}
+
 /// Cuts of all kinds at once, other ones in each block.
 std::vector<Removal> many_removals(const std::vector<Axis>& axes) {
     std::vector<Removal> out;

@@ -95,7 +95,8 @@ typedef struct kerf_host { /* band 1.0, frozen; later bands only append */
 } kerf_host;
 
 /* What replace() takes. Layouts:
- *   "dense/1"     one part "weight", float32 [out, in].
+ *   "dense/1"     one part "weight", float32 [out, in]; in prune_axis() of a linear with a bias also "bias_shift",
+ *                 float32 [out], which is added to it.
  *   "int-group/1" `bits` 1..8; parts "codes" uint8 [out, in], "scales" float32 [out, groups], "zeros" float32
  *                 [out, groups] (integral), "group_index" int32 [in] (group of each input column):
  *                 w[o][c] = scales[o][g] * (codes[o][c] - zeros[o][g]),  g = group_index[c]. */
@@ -119,6 +120,13 @@ enum { /* kerf_method.capabilities */
 };
 enum { /* kerf_method.needs */
     KERF_NEEDS_INPUT_GRAM = 1u << 0, /* H = (1/T) sum_t x_t x_t^T over the T calibration tokens of the layer's input */
+    /* band 1.1 */
+    KERF_NEEDS_INPUT_DIAGONAL = 1u << 1, /* the diagonal of H alone, which costs a share of 1 / in of H */
+    KERF_NEEDS_INPUT_MEAN = 1u << 2,     /* m = (1/T) sum_t x_t */
+    KERF_NEEDS_DENSE_GRAM = 1u << 3, /* C = (1/T) sum_t d_t x_t^T, d_t being the same input in the model as the stage got
+                                        it: a second stream of activations */
+    KERF_NEEDS_OWN_KEYS = 1u << 4,   /* no grouped queries: the host first gives every query head a copy of its key and
+                                        value; for a whole stage, not for some of its axes */
 };
 
 typedef struct kerf_linear_shape {
@@ -164,6 +172,7 @@ typedef struct kerf_axis_shape {
     int64_t linear_parameters; /* of all linears in all blocks, with their biases: what ratios are measured against */
     int64_t tokens;            /* of calibration, 0 when there is none */
     int64_t planned;           /* units that plan_axes() said will go; -1 inside plan_axes() */
+    int64_t biased;            /* how many of the linears that read it add a bias */
 } kerf_axis_shape;
 typedef struct kerf_axis_plan {
     uint32_t struct_size;
@@ -193,7 +202,7 @@ typedef struct kerf_method {
     int32_t scope;
     uint32_t reserved;
     /* Scopes AXES and MODEL: what will go of each axis, plans[i] of axes[i]. All axes of the model (scope AXES: those inside
-     * blocks that linears read) are there, so that a method may weigh them against each other. Reads no weight. */
+     * blocks that linears read and the recipe does not exclude) are there, so that a method may weigh them against each other. Reads no weight. */
     kerf_code (*plan_axes)(void* self, const kerf_axis_shape* const* axes, size_t count, kerf_axis_plan* const* plans,
                            kerf_error*);
     /* Scope AXES: ends with one remove(), after replace() of the linears that read the axis or without. [job thread] */
@@ -201,6 +210,8 @@ typedef struct kerf_method {
     /* Scope MODEL: remove() once for every axis that loses something. [job thread] */
     kerf_code (*prune_model)(void* self, kerf_job*, kerf_model*, kerf_error*);
     const struct kerf_bases* bases; /* scope BASES */
+    /* What this instance needs, where that depends on its options; NULL: `needs`. */
+    uint64_t (*needs_of)(void* self);
 } kerf_method;
 
 /* ---- Adapters -------------------------------------------------------------------------------------------------- */
@@ -283,6 +294,10 @@ typedef struct kerf_curvature_1 {
     uint32_t struct_size, reserved;
     kerf_code (*gram)(kerf_layer*, const DLTensor** view, int64_t* tokens, kerf_error*); /* float32 [in, in], undamped */
     kerf_code (*factor)(kerf_job*, kerf_layer*, const kerf_factor_request*, kerf_factor* out, kerf_error*);
+    /* band 1.1: what KERF_NEEDS_INPUT_DIAGONAL (or _GRAM), _INPUT_MEAN and _DENSE_GRAM stand for, undamped */
+    kerf_code (*diagonal)(kerf_layer*, const DLTensor** view, int64_t* tokens, kerf_error*); /* float32 [1, in] */
+    kerf_code (*mean)(kerf_layer*, const DLTensor** view, kerf_error*);                      /* float32 [1, in] */
+    kerf_code (*dense_gram)(kerf_layer*, const DLTensor** view, kerf_error*);                /* float32 [in, in] */
 } kerf_curvature_1;
 
 /* "kerf.linalg/1": the host's BLAS and LAPACK on float32 or float64 matrices, row-major, contiguous rows (stride[1] ==

@@ -14,7 +14,11 @@ namespace kerf::inline v1 {
 /// What a method needs to know about its layers' surroundings; the core gathers it once for all layers and stages.
 enum class Curvature : std::uint64_t {
     None = 0,
-    InputGram = KERF_NEEDS_INPUT_GRAM  ///< H = (1/T) Σ x xᵀ over the calibration tokens x of the layer's input
+    InputGram = KERF_NEEDS_INPUT_GRAM,  ///< H = (1/T) Σ x xᵀ over the calibration tokens x of the layer's input
+    InputDiagonal = KERF_NEEDS_INPUT_DIAGONAL,  ///< the diagonal of H alone
+    InputMean = KERF_NEEDS_INPUT_MEAN,          ///< m = (1/T) Σ x
+    DenseGram = KERF_NEEDS_DENSE_GRAM,  ///< C = (1/T) Σ d xᵀ, d being the input in the model as the stage got it
+    OwnKeys = KERF_NEEDS_OWN_KEYS       ///< grouped queries get a key and value each first
 };
 constexpr Curvature operator|(Curvature a, Curvature b) {
     return static_cast<Curvature>(static_cast<std::uint64_t>(a) | static_cast<std::uint64_t>(b));

@@ -123,12 +123,12 @@ void call(Function&& function) {
     throw Error(code_of(code), reason);
 }
 
-/// A service table of the host, or an error that names it. `Table` is the band this SDK was compiled with.
+/// A service table of the host, or an error that names it. `size`: how much of it is needed; slots behind that want
+/// KERF_HAS.
 template <class Table>
-const Table* service(const kerf_host* host, std::string_view id) {
-    const void* table = host->extension(host, text(id), sizeof(Table));
-    if (!table)
-        throw Error(Code::version, "this kerf offers no service ", id, " of ", sizeof(Table), " bytes; update kerf");
+const Table* service(const kerf_host* host, std::string_view id, std::size_t size = sizeof(Table)) {
+    const void* table = host->extension(host, text(id), static_cast<std::uint32_t>(size));
+    if (!table) throw Error(Code::version, "this kerf offers no service ", id, " of ", size, " bytes; update kerf");
     return static_cast<const Table*>(table);
 }
 

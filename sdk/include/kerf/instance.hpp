@@ -59,6 +59,10 @@ struct Instance {
         t.options_schema = text(json);
         if constexpr (requires { M::can; }) t.capabilities = static_cast<std::uint64_t>(M::can);
         if constexpr (requires { M::needs; }) t.needs = static_cast<std::uint64_t>(M::needs);
+        if constexpr (requires(const M& method) { method.needs_now(); })
+            t.needs_of = [](void* self) noexcept -> std::uint64_t {
+                return static_cast<std::uint64_t>(static_cast<const Instance*>(self)->method.needs_now());
+            };
         t.create = create;
         t.destroy = destroy;
         return t;

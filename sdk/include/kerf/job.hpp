@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <numeric>
@@ -92,6 +93,27 @@ public:
         detail::call([&](kerf_error* e) { return table->gram(layer.handle(), &view, &tokens, e); });
         return {detail::matrix_of<float>(*view, "the Gram matrix"), tokens};
     }
+    /// The diagonal of H; enough for it is `Curvature::InputDiagonal`.
+    std::span<const float> diagonal(const Linear& layer) const {
+        std::int64_t tokens = 0;
+        return moment([&](const kerf_curvature_1* t, const DLTensor** view, kerf_error* e) {
+                   return t->diagonal(layer.handle(), view, &tokens, e);
+               })
+            .row(0);
+    }
+    /// m [in], the mean of the layer's input; needs `Curvature::InputMean`.
+    std::span<const float> mean(const Linear& layer) const {
+        return moment([&](const kerf_curvature_1* t, const DLTensor** view, kerf_error* e) {
+                   return t->mean(layer.handle(), view, e);
+               })
+            .row(0);
+    }
+    /// C [in, in], rows by the uncompressed model's features; needs `Curvature::DenseGram`.
+    MatrixView<const float> dense_gram(const Linear& layer) const {
+        return moment([&](const kerf_curvature_1* t, const DLTensor** view, kerf_error* e) {
+            return t->dense_gram(layer.handle(), view, e);
+        });
+    }
     /// The inverse factor of the damped, ordered H; made once for all layers and stages that read the same input.
     Factor factor(const Linear& layer, FactorRequest request) const {
         const kerf_factor_request ask{sizeof(kerf_factor_request), static_cast<std::int32_t>(request.order),
@@ -129,7 +151,18 @@ public:
     kerf_job* handle() const noexcept { return job_; }
 
 private:
-    const kerf_curvature_1* curvature() const { return detail::service<kerf_curvature_1>(host_, "kerf.curvature/1"); }
+    template <class Get>
+    MatrixView<const float> moment(const Get& get) const {
+        const DLTensor* view = nullptr;
+        const auto* table = curvature();
+        if (!KERF_HAS(kerf_curvature_1, table, dense_gram))
+            throw Error(Code::version, "this kerf gathers Gram matrices alone; update kerf");
+        detail::call([&](kerf_error* e) { return get(table, &view, e); });
+        return detail::matrix_of<float>(*view, "what calibration says about the input");
+    }
+    const kerf_curvature_1* curvature() const {
+        return detail::service<kerf_curvature_1>(host_, "kerf.curvature/1", offsetof(kerf_curvature_1, diagonal));
+    }
     const kerf_random_1* random() const { return detail::service<kerf_random_1>(host_, "kerf.random/1"); }
 
     const kerf_host* host_;

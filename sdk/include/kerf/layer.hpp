@@ -33,6 +33,15 @@ public:
         const kerf_part part{detail::text("weight"), view.get()};
         submit("dense/1", 0, {&part, 1});
     }
+    /// In AxisMethod::prune(), of a linear with a bias: `bias_shift` [out] is added to it.
+    void replace(MatrixView<const float> weight, std::span<const float> bias_shift) {
+        detail::DlView view(weight);
+        std::int64_t size = static_cast<std::int64_t>(bias_shift.size()), stride = 1;
+        const DLTensor shift{
+            const_cast<float*>(bias_shift.data()), {kDLCPU, 0}, 1, {kDLFloat, 32, 1}, &size, &stride, 0};
+        const kerf_part parts[] = {{detail::text("weight"), view.get()}, {detail::text("bias_shift"), &shift}};
+        submit("dense/1", 0, parts);
+    }
     void replace(GroupAffine&& weight) {
         detail::DlView codes(weight.codes()), scales(weight.scales()), zeros(weight.zeros()),
             index(weight.group_index());

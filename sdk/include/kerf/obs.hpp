@@ -27,7 +27,7 @@ using Columns = std::span<const std::int64_t>;
 struct System {
     Matrix<double> h;
     std::vector<std::uint8_t> dead;
-    double damp = 0;
+    double damp = 0, lambda = 0;
     int attempts = 1;
 };
 
@@ -35,16 +35,17 @@ namespace detail {
 
 inline System damped_system(const Gram& gram, double damp, const Job& job) {
     const std::int64_t n = gram.size();
-    System out{job.matrix<double>({n, n}), std::vector<std::uint8_t>(static_cast<std::size_t>(n)), damp, 1};
+    System out{job.matrix<double>({n, n}), std::vector<std::uint8_t>(static_cast<std::size_t>(n)), damp, 0, 1};
     double mean = 0;
     for (std::int64_t j = 0; j < n; ++j) {
         out.dead[static_cast<std::size_t>(j)] = gram.matrix()(j, j) == 0;
         mean += (gram.matrix()(j, j) == 0 ? 1.0 : static_cast<double>(gram.matrix()(j, j))) / static_cast<double>(n);
     }
+    out.lambda = damp * mean;
     for (std::int64_t i = 0; i < n; ++i)
         for (std::int64_t j = 0; j < n; ++j) out.h(i, j) = static_cast<double>(gram.matrix()(i, j));
     for (std::int64_t j = 0; j < n; ++j)
-        out.h(j, j) = (out.dead[static_cast<std::size_t>(j)] ? 1.0 : out.h(j, j)) + damp * mean;
+        out.h(j, j) = (out.dead[static_cast<std::size_t>(j)] ? 1.0 : out.h(j, j)) + out.lambda;
     return out;
 }
 
@@ -55,12 +56,12 @@ inline void copy(MatrixView<const double> from, MatrixView<double> to) {
 }  // namespace detail
 
 /// A = (H + λI)⁻¹ and the system it is of. Where that is not positive definite, the damping is raised by √10, at most 8
-/// times, with a warning; then NotPositiveDefinite.
+/// times, with a warning; `strict` refuses at once.
 struct Inverse {
     System system;
     Matrix<double> a;
 };
-inline Inverse invert(const Gram& gram, double damp, const Job& job, std::string_view name) {
+inline Inverse invert(const Gram& gram, double damp, const Job& job, std::string_view name, bool strict = false) {
     constexpr int raises = 8;
     constexpr double first_damp = 1e-8;
     double share = damp;
@@ -73,6 +74,11 @@ inline Inverse invert(const Gram& gram, double damp, const Job& job, std::string
         try {
             job.linalg().inverse_factor(factor.view());
         } catch (const NotPositiveDefinite& failure) {
+            if (strict)
+                throw Error(Code::numeric, "Gram matrix not positive definite at pivot ", failure.pivot, " of ", n,
+                            " (", gram.tokens(), " calibration tokens) with damp = ", damp,
+                            "; more calibration tokens or a larger damp usually cure it, and strict = false raises "
+                            "damp by itself");
             if (attempt > raises)
                 throw Error(Code::numeric, "Gram matrix not positive definite at pivot ", failure.pivot, " of ", n,
                             " (", gram.tokens(), " calibration tokens) even with damp raised ", raises, " times from ",
@@ -253,14 +259,25 @@ inline std::vector<std::int64_t> greedy_columns(MatrixView<const double> turned,
     return order;
 }
 
-/// W_R = W⁰ H_{:,R} (H_RR)⁻¹ into `w` [rows, n], other columns 0. `kept` is ascending.
-inline void refit(const System& system, Columns kept, MatrixView<double> w, const Job& job) {
+/// Takes the mean m of the input out of the system: H − m mᵀ. What is fitted to it leaves a constant error to the
+/// linear's bias: (W⁰ − W) m.
+inline void centre(System& system, std::span<const float> mean) {
+    for (std::int64_t i = 0; i < system.h.rows(); ++i)
+        for (std::int64_t j = 0; j < system.h.rows(); ++j)
+            system.h(i, j) -=
+                static_cast<double>(mean[static_cast<std::size_t>(i)]) * mean[static_cast<std::size_t>(j)];
+}
+
+/// W_R = W⁰ T_{:,R} (H_RR)⁻¹ into `w` [rows, n], other columns 0. `kept` is ascending. T [n, n] is what the outputs are
+/// to be those of: H itself, or moments between the inputs of another model and these.
+inline void refit(const System& system, MatrixView<const double> target, Columns kept, MatrixView<double> w,
+                  const Job& job) {
     const std::int64_t n = system.h.rows(), k = static_cast<std::int64_t>(kept.size()), rows = w.rows();
     auto l = job.matrix<double>({k, k}), right = job.matrix<double>({k, rows});
     {
         auto columns = job.matrix<double>({k, n});
         for (std::int64_t i = 0; i < k; ++i) {
-            std::copy_n(system.h.row(kept[static_cast<std::size_t>(i)]).data(), n, columns.row(i).data());
+            for (std::int64_t j = 0; j < n; ++j) columns(i, j) = target(j, kept[static_cast<std::size_t>(i)]);
             for (std::int64_t j = 0; j < k; ++j)
                 l(i, j) = system.h(kept[static_cast<std::size_t>(i)], kept[static_cast<std::size_t>(j)]);
         }
@@ -272,6 +289,9 @@ inline void refit(const System& system, Columns kept, MatrixView<double> w, cons
     for (std::int64_t r = 0; r < rows; ++r) std::fill(w.row(r).begin(), w.row(r).end(), 0.0);
     for (std::int64_t i = 0; i < k; ++i)
         for (std::int64_t r = 0; r < rows; ++r) w(r, kept[static_cast<std::size_t>(i)]) = right(i, r);
+}
+inline void refit(const System& system, Columns kept, MatrixView<double> w, const Job& job) {
+    refit(system, system.h.view(), kept, w, job);
 }
 
 }  // namespace kerf::inline v1::obs

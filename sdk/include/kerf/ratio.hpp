@@ -23,17 +23,23 @@ struct RatioOptions {
     std::int64_t align = 1;
 };
 
+/// `expand`: the method can have keys repeated (Curvature::OwnKeys).
 template <class Options>
-void ratio_options(Schema<Options>& s) {
+void ratio_options(Schema<Options>& s, bool expand = false) {
     s("sparsity", &Options::sparsity).at_least(0).below(1).help("share of the heads and of the MLP channels that goes");
     s("minlayer", &Options::minlayer).at_least(0).help("first block that is pruned");
     s("maxlayer", &Options::maxlayer)
         .at_least(-1)
         .help("one past the last block that is pruned; -1: all from minlayer on");
     s("modules", &Options::modules).one_of({"both", "attn", "mlp"}).help("prune attention, MLPs, or both");
-    s("gqa", &Options::gqa)
-        .one_of({"group", "head_balanced"})
-        .help("with grouped queries: remove KV groups, or equally many query heads of every group");
+    auto& gqa = s("gqa", &Options::gqa)
+                    .one_of({"group", "head_balanced"})
+                    .help("with grouped queries: remove KV groups, or equally many query heads of every group");
+    if (expand)
+        gqa.one_of({"group", "head_balanced", "expand"})
+            .help(
+                "with grouped queries: remove KV groups, or equally many query heads of every group, or any heads "
+                "once each has a copy of its key and value");
     s("align", &Options::align).at_least(1).help("MLP channels that stay are a multiple of this");
 }
 
@@ -68,14 +74,20 @@ inline bool takes(const RatioOptions& o, const AxisShape& axis) {
     }
 }
 
+/// Units that a share of the axis is, whether so many can go or not: rounded half to even, to the balanced runs.
+inline std::int64_t units_wanted(const AxisShape& axis, double share) {
+    const std::int64_t run = std::max<std::int64_t>(1, axis.balanced);
+    return static_cast<std::int64_t>(std::nearbyint(static_cast<double>(axis.size / run) * share)) * run;
+}
+/// The most that can go, equally many of every run.
+inline std::int64_t most_units(const AxisShape& axis) {
+    const std::int64_t run = std::max<std::int64_t>(1, axis.balanced);
+    return std::max<std::int64_t>(0, (axis.size - std::max<std::int64_t>(axis.keep, run)) / run * run);
+}
 /// Units that a share of the axis is: rounded half to even, to the balanced runs, to `align` channels that stay; never
 /// more than can go.
 inline std::int64_t units_of_share(const AxisShape& axis, double share, std::int64_t align = 1) {
-    const std::int64_t run = std::max<std::int64_t>(1, axis.balanced);
-    const double wanted = static_cast<double>(axis.size / run) * share;
-    std::int64_t count = static_cast<std::int64_t>(std::nearbyint(wanted)) * run;
-    const std::int64_t most = (axis.size - std::max<std::int64_t>(axis.keep, run)) / run * run;
-    count = std::clamp<std::int64_t>(count, 0, std::max<std::int64_t>(0, most));
+    std::int64_t count = std::clamp<std::int64_t>(units_wanted(axis, share), 0, most_units(axis));
     if (axis.kind == AxisKind::mlp && align > 1) {
         const std::int64_t left = axis.size - count, up = (left + align - 1) / align * align;
         count = std::max<std::int64_t>(0, axis.size - up);

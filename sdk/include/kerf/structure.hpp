@@ -59,6 +59,7 @@ struct AxisShape {
     std::int64_t linear_parameters = 0;   ///< of all linears in all blocks
     std::int64_t tokens = 0;              ///< of calibration; 0 = none
     std::int64_t planned = -1;            ///< units that plan() said will go; -1 inside plan()
+    std::int64_t biased = 0;              ///< how many of the linears that read it add a bias
 
     /// Whether it is attention's: heads, KV groups, or query heads by themselves.
     bool is_attention() const {
@@ -191,6 +192,7 @@ public:
         out.linear_parameters = raw.linear_parameters;
         out.tokens = raw.tokens;
         out.planned = raw.planned;
+        out.biased = raw.struct_size >= sizeof(kerf_axis_shape) ? raw.biased : 0;
         return out;
     }
 
