@@ -97,6 +97,7 @@ PlannedStage plan_stage(const Model& model, const Stage& stage, const OutputLayo
     for (const auto& target : stage.axes)
         out.axes.push_back({target.axis->name, std::string(axis_kind_name(target.axis->kind)), target.axis->size,
                             target.remove, target.remove * target.facts.unit_parameters});
+    out.estimated = stage.bases && stage.bases->estimated;
     out.flops = stage_flops(model, stage);
     out.disk_bytes = state_bytes(model, stage, compute) + (stage.bases ? stage.bases->basis_bytes() : 0);
     out.tokens = stage.windows ? stage.windows->samples * stage.windows->length : 0;
@@ -147,15 +148,21 @@ void hold_budget(const Recipe& recipe, Prepared& prepared) {
     }
 }
 
-/// Refuses the last stage when it prunes weights that lie in integer codes by then: the rest would have to be rounded
-/// once more, on a grid that was chosen for other weights.
+/// Refuses the last stage when it prunes, or turns, weights that lie in integer codes by then: the rest would have to
+/// be rounded once more, on a grid that was chosen for other weights.
 void refuse_pruning_of_codes(const StageSpec& spec, const Prepared& prepared) {
     const Stage& stage = prepared.stages.back();
-    if ((stage.method->table->capabilities & KERF_PRUNES) == 0) return;
+    if (!stage.bases && (stage.method->table->capabilities & KERF_PRUNES) == 0) return;
     std::map<std::string, const Target*> coded;
     for (std::size_t i = 0; i + 1 < prepared.stages.size(); ++i)
         for (const auto& target : prepared.stages[i].targets)
             if (target.cost.bits > 0) coded[target.name] = &target;
+    if (stage.bases && !coded.empty()) {
+        const auto& [name, target] = *coded.begin();
+        bad_input(spec.location, ": ", name, ": an earlier stage (", target->method->method().id,
+                  ") has rounded this weight to ", target->cost.bits, "-bit codes, and ", stage.method_id,
+                  " would multiply them by a basis; put ", stage.method_id, " first");
+    }
     const Model& model = prepared.model;
     for (const auto& target : stage.targets) {
         if (const auto found = coded.find(target.name); found != coded.end())
@@ -261,6 +268,7 @@ json plan_json(const Plan& plan) {
         stages.push_back({{"method", stage.method},
                           {"linears", linears},
                           {"axes", axes},
+                          {"sizes", stage.estimated ? "upper bound" : "exact"},
                           {"flops", stage.flops},
                           {"peak_bytes", stage.peak_bytes},
                           {"disk_bytes", stage.disk_bytes},
