@@ -96,8 +96,10 @@ core::TextSource RecipeReader::read_source(const TableReader& table, std::int64_
 }
 
 core::TextSource RecipeReader::read_calibration(const TableReader& table) const {
-    table.allow_only({"source", "path", "tensor", "field", "samples", "length", "seed"});
+    table.allow_only({"source", "path", "tensor", "mask", "field", "samples", "length", "seed"});
     core::TextSource out = read_source(table, 128, 1);
+    out.mask = table.text("mask", "");
+    if (table.has("mask") && out.source != "tokens") table.refuse("mask", " goes with source = \"tokens\" alone");
     out.seed = static_cast<std::uint64_t>(table.integer("seed", 0, 0));
     return out;
 }

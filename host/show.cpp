@@ -258,10 +258,12 @@ std::string show_plan(const core::Recipe& recipe, const core::Plan& plan) {
     std::string out = text(recipe.model.path.string(), " to ", recipe.output.path.string(), " (", recipe.output.format,
                            ")\n\n", aligned_table(rows, "lrrrrrr"), "\n", plan_of_pruning(plan));
     const double ratio = plan.input_bytes > 0 ? double(plan.output_bytes) / double(plan.input_bytes) : NAN;
-    const std::string about = plan.exact ? "" : "about ";
-    Rows totals{{"output size", text(about, format_bytes(double(plan.output_bytes)), ", ", percent(ratio, 0), " of ",
+    const bool estimated =
+        std::any_of(plan.stages.begin(), plan.stages.end(), [](const auto& stage) { return stage.estimated; });
+    const std::string bound = estimated ? "at most " : plan.exact ? "" : "about ";
+    Rows totals{{"output size", text(bound, format_bytes(double(plan.output_bytes)), ", ", percent(ratio, 0), " of ",
                                      format_bytes(double(plan.input_bytes)))},
-                {"parameters", about + short_count(double(plan.parameters_after)) +
+                {"parameters", bound + short_count(double(plan.parameters_after)) +
                                    (plan.parameters_after == plan.parameters_before
                                         ? ""
                                         : " of " + short_count(double(plan.parameters_before)))},

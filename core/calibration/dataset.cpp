@@ -221,15 +221,38 @@ Ids joined_documents(const TextSource& source, const Tokenizer& tokenizer) {
     }
 }
 
+const StoredTensor& named_tensor(const TextSource& source, const TensorFile& file, const char* key,
+                                 const std::string& name) {
+    if (const StoredTensor* tensor = file.find(name)) return *tensor;
+    std::string names;
+    for (const auto& known : file.tensors()) names += (names.empty() ? "" : ", ") + known.name;
+    bad_input(source.path.string(), ": has no tensor \"", name, "\"; set ", key, " to one of: ", names);
+}
+
+/// How many tokens of each window come before its padding. Padding in front would be seen by the tokens behind it.
+std::vector<std::int64_t> used_tokens(const TextSource& source, const StoredTensor& mask, const Windows& windows) {
+    if (mask.dtype != DType::i64 || mask.shape.size() != 2 || mask.shape[0] < windows.samples ||
+        mask.shape[1] != windows.length)
+        bad_input(source.path.string(), ": ", mask.name, " is ", dtype_name(mask.dtype), " ", format_shape(mask.shape),
+                  "; a mask is I64 with a number for each token of ", source.tensor);
+    std::vector<std::int64_t> flags(static_cast<std::size_t>(windows.samples * windows.length)), out;
+    std::memcpy(flags.data(), mask.bytes.data(), flags.size() * sizeof(std::int64_t));
+    for (std::int64_t i = 0; i < windows.samples; ++i) {
+        const auto begin = flags.begin() + i * windows.length, end = begin + windows.length;
+        const auto padding = std::find(begin, end, 0);
+        if (padding == begin || std::any_of(begin, padding, [](auto flag) { return flag != 1; }) ||
+            std::any_of(padding, end, [](auto flag) { return flag != 0; }))
+            bad_input(source.path.string(), ": ", mask.name, ", window ", i,
+                      ": should be ones for the tokens, one at least, and zeros for the padding behind them");
+        out.push_back(padding - begin);
+    }
+    return out;
+}
+
 Windows stored_windows(const TextSource& source, std::int64_t vocabulary) {
     const std::string where = source.path.string();
     const auto file = open_safetensors(source.path);
-    const StoredTensor* tensor = file->find(source.tensor);
-    if (tensor == nullptr) {
-        std::string names;
-        for (const auto& known : file->tensors()) names += (names.empty() ? "" : ", ") + known.name;
-        bad_input(where, ": has no tensor \"", source.tensor, "\"; set tensor to one of: ", names);
-    }
+    const StoredTensor* tensor = &named_tensor(source, *file, "tensor", source.tensor);
     if (tensor->dtype != DType::i64 || tensor->shape.size() != 2 || tensor->elements() == 0)
         bad_input(where, ": ", tensor->name, " is ", dtype_name(tensor->dtype), " ", format_shape(tensor->shape),
                   "; windows are I64 [samples, length]");
@@ -240,7 +263,13 @@ Windows stored_windows(const TextSource& source, std::int64_t vocabulary) {
     const std::int64_t samples = source.samples == 0 ? tensor->shape[0] : std::min(source.samples, tensor->shape[0]);
     Ids ids(static_cast<std::size_t>(samples * length));
     std::memcpy(ids.data(), tensor->bytes.data(), ids.size() * sizeof(std::int64_t));
-    return finish(source, length, std::move(ids), vocabulary);
+    Windows out = finish(source, length, std::move(ids), vocabulary);
+    if (source.mask.empty()) return out;
+    out.used = used_tokens(source, named_tensor(source, *file, "mask", source.mask), out);
+    std::vector<std::int64_t> hashed = out.ids;
+    hashed.insert(hashed.end(), out.used.begin(), out.used.end());
+    out.sha256 = sha256(std::as_bytes(std::span(hashed)));
+    return out;
 }
 
 }  // namespace

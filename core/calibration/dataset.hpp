@@ -14,7 +14,8 @@ namespace kerf::core {
 struct TextSource {
     std::string source = "text";  ///< text | jsonl | json | c4 | alpaca | tokens
     std::filesystem::path path;
-    std::string tensor;          ///< source = tokens: name of the int64 [samples, length] tensor
+    std::string tensor;  ///< source = tokens: name of the int64 [samples, length] tensor
+    std::string mask;  ///< source = tokens: likewise, 1 for tokens and 0 for the padding behind them; empty: no padding
     std::string field = "text";  ///< jsonl, json, c4: the key that holds the text
     std::int64_t samples = 128;  ///< 0 = all windows
     std::int64_t length = 2048;
@@ -24,8 +25,9 @@ struct TextSource {
 /// Token windows, all of one length.
 struct Windows {
     std::int64_t samples = 0, length = 0;
-    std::vector<std::int64_t> ids;  ///< [samples, length]
-    std::string sha256;             ///< of the ids, for provenance
+    std::vector<std::int64_t> ids;   ///< [samples, length]
+    std::vector<std::int64_t> used;  ///< by window: tokens before the padding; empty: all of them
+    std::string sha256;              ///< of the ids (and of `used`), for provenance
     std::span<const std::int64_t> window(std::int64_t i) const {
         return std::span(ids).subspan(std::size_t(i * length), std::size_t(length));
     }

@@ -33,6 +33,14 @@ public:
         return {std::min(per_unit_, windows_->samples - unit * per_unit_), windows_->length};
     }
     std::int64_t first_token(std::int64_t unit) const { return unit * per_unit_ * windows_->length; }
+    /// Calls `visit(first, tokens)` for the rows of a unit that are no padding, run by run.
+    template <class Visit>
+    void each_run(std::int64_t unit, Visit&& visit) const {
+        const std::int64_t samples = batch(unit).tokens() / windows_->length;
+        if (windows_->used.empty()) return visit(std::int64_t{0}, samples * windows_->length);
+        for (std::int64_t i = 0; i < samples; ++i)
+            visit(i * windows_->length, windows_->used[std::size_t(unit * per_unit_ + i)]);
+    }
     std::span<const std::int64_t> ids(std::int64_t unit) const {
         return std::span(windows_->ids).subspan(std::size_t(first_token(unit)), std::size_t(batch(unit).tokens()));
     }

@@ -65,6 +65,8 @@ public:
             else
                 for (std::size_t i = 0; i < total.values.size(); ++i) total.values[i] += made.values.at(i);
         }
+        if (sum_.terms.empty()) total = {sum_.shape[0], width, std::vector<double>(std::size_t(described_.elements()))};
+        for (double& value : total.values) value += sum_.constant;
         if (sum_.turned) total = turned(total);
         const std::int64_t skip = by_rows_ ? 0 : first * width;
         const std::int64_t stored_rows = by_rows_ ? rows : sum_.shape[0];
@@ -121,6 +123,10 @@ private:
         }
         if (!m) internal_error(described_.name, ": a unit matrix without a size");
         if (factor.kind == Factor::Kind::centring) return centre_rows(*m);
+        if (factor.tensor.empty()) {
+            for (double& value : m->values) value *= factor.offset;
+            return;
+        }
         const std::vector<float> t = sources_.at(factor.tensor).read();
         if (std::int64_t(t.size()) != m->columns)
             internal_error(described_.name, ": ", factor.tensor, " has ", t.size(), " elements, not ", m->columns);

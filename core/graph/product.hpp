@@ -10,8 +10,9 @@
 
 namespace kerf::core {
 
-/// Orthonormal columns Q [features, size] in float64, shared by all tensors that are made with them. Edits need its
-/// sizes alone: the values may come later, before one of those tensors is read, and go when all of them have been.
+/// A matrix Q [features, size] in float64, of orthonormal columns as a rule, shared by all tensors that are made with
+/// it. Edits need its sizes alone: the values may come later, before one of those tensors is read, and go when all of
+/// them have been.
 class Basis {
 public:
     Basis(std::int64_t features, std::int64_t size) : features_(features), size_(size) {}
@@ -35,7 +36,7 @@ struct Factor {
         basis,       ///< Q [features, size]
         transposed,  ///< Qᵀ
         centring,    ///< I − 11ᵀ/n: takes the mean away, of the columns from the left, of the rows from the right
-        diagonal,    ///< right: diag(t + offset), t a tensor [n]
+        diagonal,    ///< right: diag(t + offset), t a tensor [n] or, without a name, 0
         column       ///< right: t as a matrix of one column
     };
     Kind kind = Kind::centring;
@@ -51,12 +52,13 @@ struct Product {
     std::vector<Factor> left, right;
 };
 
-/// A sum of products, worked out in float64 and rounded once.
+/// A sum of products and a constant, worked out in float64 and rounded once.
 struct ProductSum {
     std::vector<std::int64_t> shape;  ///< as stored
     bool turned = false;              ///< the result is stored as [in, out]
     std::string like;                 ///< the tensor whose dtype the result has
     std::vector<Product> terms;
+    double constant = 0;  ///< added to every element
 };
 std::shared_ptr<const Computation> computation(ProductSum sum);
 

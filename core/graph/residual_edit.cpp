@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "core/graph/residual_edit.hpp"
 
+#include <cmath>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <utility>
@@ -153,11 +154,13 @@ private:
 
 class PartRotator {
 public:
-    PartRotator(const Graph& graph, const Stream& stream, std::size_t part, const Bases& bases)
+    PartRotator(const Graph& graph, const Stream& stream, std::size_t part, const Bases& bases,
+                const std::vector<Readers>& replaced)
         : graph_(graph),
           stream_(stream),
           part_(part),
           bases_(bases),
+          replaced_(replaced),
           readers_(readers_of_tensors(graph)),
           changer_(readers_, out_.tensors) {}
 
@@ -173,6 +176,14 @@ public:
 
 private:
     const std::shared_ptr<const Basis>& basis(std::int64_t position) const { return bases_[std::size_t(position)]; }
+    /// What multiplies a reader of a position that has a basis.
+    Factor reader(std::int64_t position, bool behind_norm) const {
+        Factor out{Factor::Kind::basis, basis(position), {}, 0};
+        if (replaced_.empty()) return out;
+        const Readers& other = replaced_[std::size_t(position)];
+        if (const auto& matrix = behind_norm ? other.normed : other.plain) out.basis = matrix;
+        return out;
+    }
     std::int64_t size(std::int64_t position) const {
         return basis(position) ? basis(position)->size() : stream_.positions[std::size_t(position)].features;
     }
@@ -194,10 +205,27 @@ private:
             change.rows = size(use.writes);
         }
         if (use.reads >= 0 && basis(use.reads)) {
-            change.right.push_back({Factor::Kind::basis, basis(use.reads), {}, 0});
+            change.right.push_back(reader(use.reads, use.through >= 0));
             change.columns = size(use.reads);
         }
+        if (stays_tied(op, change)) {
+            op.columns = change.columns;
+            return;
+        }
         changer_.linear(op, change);
+    }
+
+    /// Whether a linear shares its weight with an embedding that is multiplied by the very same matrix.
+    bool stays_tied(const Op& op, const LinearChange& change) const {
+        if (!change.left.empty() || change.right.size() != 1) return false;
+        for (std::size_t i = 0; i < graph_.prologue.size(); ++i) {
+            const Op& table = graph_.prologue[i];
+            const std::int64_t writes = stream_.uses[0][i].writes;
+            if (table.kind == OpKind::embedding && table.weight == op.weight && !op.transposed && writes >= 0 &&
+                basis(writes) == change.right[0].basis)
+                return readers_.at(op.weight) == 2;
+        }
+        return false;
     }
 
     /// x' + f(x) with x' = x Qᵀ Q' takes the way of a linear.
@@ -214,7 +242,7 @@ private:
         op.out = {sum.in[use.operand] + " in other coordinates"};
         sum.in[use.operand] = op.out[0];
         Product product;
-        if (basis(use.from)) product.right.push_back({Factor::Kind::basis, basis(use.from), {}, 0});
+        if (basis(use.from)) product.right.push_back(reader(use.from, false));
         if (basis(use.to)) product.left.push_back({Factor::Kind::transposed, basis(use.to), {}, 0});
         out_.tensors.computed.emplace(op.weight,
                                       computation({{op.rows, op.columns}, false, dtype_model(), {std::move(product)}}));
@@ -232,10 +260,73 @@ private:
     const Stream& stream_;
     std::size_t part_;
     const Bases& bases_;
+    const std::vector<Readers>& replaced_;
     std::map<std::string, int> readers_;
     RotatedPart out_;
     Changer changer_;
     int skips_ = 0;
+};
+
+// ---- Norms with weights
+// -------------------------------------------------------------------------------------------------------------------
+
+class NormRestorer {
+public:
+    NormRestorer(const Graph& rotated, const Graph& original)
+        : rotated_(rotated),
+          original_(original),
+          stream_(find_stream(rotated, "restoring norms")),
+          readers_(readers_of_tensors(rotated)) {}
+
+    std::optional<Edit> run() {
+        edit_.graph = rotated_;
+        Changer changer(readers_, edit_.tensors);
+        for (std::size_t part = 0; part < stream_.uses.size(); ++part)
+            for (std::size_t i = 0; i < stream_.uses[part].size(); ++i)
+                if (!change(part, i, changer)) return {};
+        edit_.graph = parse_graph(graph_json(edit_.graph), "restoring norms");
+        return std::move(edit_);
+    }
+
+private:
+    bool change(std::size_t part, std::size_t i, Changer& changer) {
+        const StreamUse& use = stream_.uses[part][i];
+        const auto &ops = part_ops(rotated_, part), &before = part_ops(original_, part);
+        if (ops.size() != before.size() || ops[i].role == "shortcut") return false;
+        Op& op = part_ops(edit_.graph, part)[i];
+        if (use.norm >= 0) {
+            if (before[i].kind != OpKind::rms_norm || before[i].weight.empty() || before[i].divisor > 0) return false;
+            const double share = features_share(ops[i]);
+            op.weight = before[i].weight;
+            op.value = before[i].value;
+            op.eps *= share;
+            op.divisor = 0;
+            ProductSum ones{{op.rows}, false, dtype_model(part, i), {}, 1 - op.value};
+            edit_.tensors.computed.insert_or_assign(op.weight, computation(std::move(ones)));
+        }
+        if (op.kind != OpKind::linear || use.reads < 0 || use.through < 0) return true;
+        const double share = features_share(ops[std::size_t(use.through)]);
+        LinearChange scaled{{}, {}, {}, op.rows, op.columns};
+        if (share != 1) scaled.right.push_back({Factor::Kind::diagonal, nullptr, {}, std::sqrt(share)});
+        changer.linear(op, scaled);
+        return true;
+    }
+
+    static double features_share(const Op& norm) {
+        return norm.divisor > 0 ? double(norm.divisor) / double(norm.rows) : 1;
+    }
+    /// A weight that the norm's own has the dtype of: of a linear behind it.
+    const std::string& dtype_model(std::size_t part, std::size_t norm) const {
+        const auto& ops = part_ops(rotated_, part);
+        for (std::size_t i = 0; i < ops.size(); ++i)
+            if (stream_.uses[part][i].through == std::int64_t(norm)) return ops[i].weight;
+        internal_error("restoring norms: nothing reads ", ops[norm].name);
+    }
+
+    const Graph &rotated_, &original_;
+    Stream stream_;
+    std::map<std::string, int> readers_;
+    Edit edit_;
 };
 
 void check_bases(const Stream& stream, const Bases& bases) {
@@ -254,16 +345,21 @@ Edit fuse_norms(const Graph& graph, FuseOptions options) {
     return Fuser(graph, options).run();
 }
 
-RotatedPart rotate_part(const Graph& graph, const Stream& stream, std::size_t part, const Bases& bases) {
+RotatedPart rotate_part(const Graph& graph, const Stream& stream, std::size_t part, const Bases& bases,
+                        const std::vector<Readers>& readers) {
     check_bases(stream, bases);
-    return PartRotator(graph, stream, part, bases).run();
+    return PartRotator(graph, stream, part, bases, readers).run();
 }
 
-Edit rotate(const Graph& graph, const Stream& stream, const Bases& bases) {
+std::optional<Edit> restore_norms(const Graph& rotated, const Graph& original) {
+    return NormRestorer(rotated, original).run();
+}
+
+Edit rotate(const Graph& graph, const Stream& stream, const Bases& bases, const std::vector<Readers>& readers) {
     Edit edit;
     edit.graph = graph;
     for (std::size_t part = 0; part < stream.uses.size(); ++part) {
-        RotatedPart made = rotate_part(graph, stream, part, bases);
+        RotatedPart made = rotate_part(graph, stream, part, bases, readers);
         part_ops(edit.graph, part) = std::move(made.ops);
         edit.tensors.computed.merge(made.tensors.computed);
     }

@@ -5,6 +5,7 @@
 #include <set>
 #include <utility>
 
+#include "core/curvature/stream_fit.hpp"
 #include "core/eval/evaluate.hpp"
 #include "core/exec/activation_pool.hpp"
 #include "core/graph/cost.hpp"
@@ -42,6 +43,17 @@ void check_orthonormal(const std::vector<double>& q, std::int64_t rows, std::int
                             text(what, ": columns ", i, " and ", j, " of its basis are not orthonormal"));
 }
 
+/// The first norm that reads a position. Where only linears do, what a norm would make of it does not matter.
+StreamFit::Norm norm_of(const BasisStage& stage, std::size_t position) {
+    for (std::size_t part = 0; part < stage.stream.uses.size(); ++part)
+        for (std::size_t i = 0; i < stage.stream.uses[part].size(); ++i) {
+            if (stage.stream.uses[part][i].norm != std::int64_t(position)) continue;
+            const Op& op = part_ops(stage.fused.graph(), part)[i];
+            return {op.divisor > 0 ? op.divisor : op.rows, op.eps};
+        }
+    return {stage.stream.positions[position].features, 0};
+}
+
 }  // namespace
 
 BasisRunner::BasisRunner(BasisStage& stage, const Windows* windows, DType compute, bool sequential,
@@ -71,6 +83,7 @@ void BasisRunner::survey() {
         job.log = hooks_.log;
         stage_.method->survey(&job, view.get(), std::int64_t(position), &covariance);
     };
+    surveying_ = true;
     embed();
     show(0, *measure(block_input, 0));
     const Bases none(stage_.bases.size());
@@ -78,6 +91,7 @@ void BasisRunner::survey() {
         pass(
             b, none, false, [](std::size_t) { return true; }, show);
     states_.reset();
+    surveying_ = false;
 }
 
 void BasisRunner::start() {
@@ -88,6 +102,7 @@ void BasisRunner::start() {
     std::unique_ptr<CovarianceSum> sum;
     if (stage_.is_fresh(0) && !read_kept(0)) sum = measure(block_input, 0);
     if (sum) choose(0, sum.get());
+    fit_readers(0, block_input);
     if (sequential_ && stage_.bases[0]) project(block_input, *stage_.bases[0]);
 }
 
@@ -110,11 +125,12 @@ void BasisRunner::pass(std::size_t block, Bases known, bool turn, const std::fun
     for (const auto index : positions) {
         const auto position = std::size_t(index);
         const std::string& value = stage_.stream.positions[position].value;
-        const RotatedPart part = rotate_part(stage_.fused.graph(), stage_.stream, block + 1, known);
+        const RotatedPart part = rotate_part(stage_.fused.graph(), stage_.stream, block + 1, known, stage_.readers());
         const std::size_t first = before.empty() ? 0 : past(part.ops, before), last = past(part.ops, value);
         const auto sum = run(part, first, last, value, index == positions.back(),
                              wanted(position) ? std::optional(position) : std::nullopt);
         if (sum) seen(position, *sum);
+        if (!surveying_) fit_readers(position, value);
         if (turn && stage_.bases[position]) {
             project(value, *stage_.bases[position]);
             known[position] = stage_.bases[position];
@@ -165,7 +181,7 @@ std::unique_ptr<CovarianceSum> BasisRunner::run(const RotatedPart& part, std::si
         for (std::int64_t i = 0; i < here; ++i) {
             const Value value = std::exchange(made[std::size_t(i)], {});
             tokens += value.tokens();
-            if (sum) sum->add(value.to_floats().data(), value.tokens());
+            if (sum) add_to(*sum, start + i, value);
         }
         hooks_.progress(forward_flops(ops, 0, ops.size(), tokens, units_->length()));
     }
@@ -175,12 +191,19 @@ std::unique_ptr<CovarianceSum> BasisRunner::run(const RotatedPart& part, std::si
     return sum;
 }
 
+/// The tokens of a unit, without what is padding.
+template <class Sum>
+void BasisRunner::add_to(Sum& sum, std::int64_t unit, const Value& value) const {
+    const std::vector<float> x = value.to_floats();
+    units_->each_run(
+        unit, [&](std::int64_t first, std::int64_t tokens) { sum.add(x.data() + first * value.features(), tokens); });
+}
+
 std::unique_ptr<CovarianceSum> BasisRunner::measure(const std::string& value, std::size_t position) {
     auto sum = std::make_unique<CovarianceSum>(stage_.stream.positions[position].name,
                                                stage_.stream.positions[position].features, stage_.signal);
     for (std::int64_t unit = 0; unit < units_->count(); ++unit) {
-        const Value at = states_->get(value, unit);
-        sum->add(at.to_floats().data(), at.tokens());
+        add_to(*sum, unit, states_->get(value, unit));
     }
     return sum;
 }
@@ -203,23 +226,56 @@ void BasisRunner::project(const std::string& value, const Basis& basis) {
     states_->rename(turned, value);
 }
 
-std::filesystem::path BasisRunner::file_of(std::size_t position) const {
-    return scratch_ / text("basis-", position, ".f64");
+std::filesystem::path BasisRunner::file_of(std::string_view what, std::size_t position) const {
+    return scratch_ / text(what, "-", position, ".f64");
+}
+
+/// Matrices that lie in a file one behind the other; whether there is one.
+bool BasisRunner::read_file(const std::filesystem::path& file, std::initializer_list<Basis*> into) const {
+    std::error_code status;
+    if (!std::filesystem::exists(file, status)) return false;
+    const std::string bytes = read_text(file, std::uint64_t{1} << 40);
+    std::size_t at = 0;
+    for (Basis* basis : into) {
+        std::vector<double> values(std::size_t(basis->features() * basis->size()));
+        const std::size_t size = values.size() * sizeof(double);
+        if (bytes.size() != size * into.size())
+            bad_input(file.string(), ": is not of the run to be resumed; start it anew");
+        std::memcpy(values.data(), bytes.data() + at, size);
+        basis->set(std::move(values));
+        at += size;
+    }
+    return true;
 }
 
 /// What an earlier, interrupted run has chosen.
 bool BasisRunner::read_kept(std::size_t position) {
     Basis& basis = *stage_.bases[position];
     if (basis.has_values()) return true;
-    std::error_code status;
-    if (!std::filesystem::exists(file_of(position), status)) return false;
-    const std::string bytes = read_text(file_of(position), std::uint64_t{1} << 40);
-    std::vector<double> values(std::size_t(basis.features() * basis.size()));
-    if (bytes.size() != values.size() * sizeof(double))
-        bad_input(file_of(position).string(), ": is not of the run to be resumed; start it anew");
-    std::memcpy(values.data(), bytes.data(), bytes.size());
-    basis.set(std::move(values));
-    return true;
+    return read_file(file_of("basis", position), {&basis});
+}
+
+/// Least squares for what reads the position, on the stream as it is there, still in all its features.
+void BasisRunner::fit_readers(std::size_t position, const std::string& value) {
+    const BasisStage::Fit& fit = stage_.fits[position];
+    if (!fit.normed || read_file(file_of("readers", position), {fit.normed.get(), fit.plain.get()})) return;
+    const Basis& basis = *stage_.bases[position];
+    const auto& at = stage_.stream.positions[position];
+    StreamFit sum(at.name, basis.values(), basis.features(), basis.size(), norm_of(stage_, position));
+    for (std::int64_t unit = 0; unit < units_->count(); ++unit) {
+        hooks_.check_cancelled();
+        add_to(sum, unit, states_->get(value, unit));
+    }
+    StreamFit::Readers made = sum.finish(*stage_.refit_damp);
+    hooks_.fitted(position, {{"features", double(basis.size())},
+                             {"error_sliced", made.error_sliced},
+                             {"error_refit", made.error_refit},
+                             {"refit_damp", made.damp}});
+    std::string bytes(reinterpret_cast<const char*>(made.normed.data()), made.normed.size() * sizeof(double));
+    bytes.append(reinterpret_cast<const char*>(made.plain.data()), made.plain.size() * sizeof(double));
+    write_atomically(file_of("readers", position), bytes);
+    fit.normed->set(std::move(made.normed));
+    fit.plain->set(std::move(made.plain));
 }
 
 void BasisRunner::choose(std::size_t position, CovarianceSum* sum) {
@@ -240,7 +296,7 @@ void BasisRunner::choose(std::size_t position, CovarianceSum* sum) {
     check_orthonormal(q, basis.features(), basis.size(), text(at.name, ": ", stage_.method->method().id));
     job.metrics["features"] = double(basis.size());
     hooks_.chosen(position, job.metrics);  // first: who finds the file does not choose again
-    write_atomically(file_of(position), {reinterpret_cast<const char*>(q.data()), q.size() * sizeof(double)});
+    write_atomically(file_of("basis", position), {reinterpret_cast<const char*>(q.data()), q.size() * sizeof(double)});
     basis.set(std::move(q));
 }
 
@@ -254,6 +310,11 @@ void BasisRunner::forget(std::size_t block) {
                                 (stage_.stream.positions[later].block > std::int64_t(block) ||
                                  std::int64_t(later) == stage_.stream.input_of(block + 1)));
         if (!needed) stage_.bases[p]->forget();
+        const bool read_later = stage_.stream.positions[p].block > std::int64_t(block) ||
+                                std::int64_t(p) == stage_.stream.input_of(block + 1);
+        if (!stage_.fits[p].normed || read_later) continue;
+        stage_.fits[p].normed->forget();
+        stage_.fits[p].plain->forget();
     }
 }
 

@@ -5,6 +5,7 @@
 #include <map>
 #include <set>
 
+#include "core/curvature/stream_fit.hpp"
 #include "core/graph/cost.hpp"
 #include "core/pipeline/basis_call.hpp"
 #include "core/plugin_api/host_table.hpp"
@@ -32,8 +33,10 @@ void check_choices(const BasisStage& stage, const std::string& id) {
 
 }  // namespace
 
-BasisStage BasisStage::plan(std::shared_ptr<const MethodInstance> method, const Model& input, std::int64_t tokens) {
+BasisStage BasisStage::plan(std::shared_ptr<const MethodInstance> method, const Model& input, std::int64_t tokens,
+                            std::optional<double> refit_damp) {
     BasisStage stage;
+    stage.refit_damp = refit_damp;
     stage.method = std::move(method);
     const std::string& id = stage.method->method().id;
     stage.tokens = tokens;
@@ -51,6 +54,7 @@ BasisStage BasisStage::plan(std::shared_ptr<const MethodInstance> method, const 
     check_choices(stage, id);
     stage.signal = plan.signal == KERF_SIGNAL_RAW ? CovarianceSum::Signal::raw : CovarianceSum::Signal::normalized;
     stage.survey = plan.survey != 0;
+    stage.estimated = plan.survey == 2;
     stage.scratch_bytes = plan.scratch_bytes;
     stage.state_bytes = plan.state_bytes;
     std::map<std::int64_t, std::shared_ptr<Basis>> groups;
@@ -62,12 +66,28 @@ BasisStage BasisStage::plan(std::shared_ptr<const MethodInstance> method, const 
             if (!shared) shared = std::make_shared<Basis>(stage.stream.positions[p].features, choice.size);
             basis = shared;
         }
+        stage.fits.emplace_back();
+        if (refit_damp && basis && basis->size() < basis->features())
+            for (auto* matrix : {&stage.fits.back().normed, &stage.fits.back().plain})
+                *matrix = std::make_shared<Basis>(basis->features(), basis->size());
         stage.bases.push_back(std::move(basis));
     }
     stage.fused = input.edited(fuse_norms(input.graph(), {.centre_tables = plan.centre_tables != 0}));
-    stage.result =
-        stage.fused.edited(rotate(stage.fused.graph(), stage.stream, {stage.bases.begin(), stage.bases.end()}));
+    stage.result = stage.fused.edited(
+        rotate(stage.fused.graph(), stage.stream, {stage.bases.begin(), stage.bases.end()}, stage.readers()));
+    // One basis for all of the stream: a model of the family, of another width.
+    const bool one = std::all_of(stage.bases.begin(), stage.bases.end(),
+                                 [&](const auto& basis) { return basis && basis == stage.bases[0]; });
+    if (one)
+        if (const auto plain = restore_norms(stage.result.graph(), input.graph()))
+            stage.result = stage.result.edited(*plain);
     return stage;
+}
+
+std::vector<Readers> BasisStage::readers() const {
+    std::vector<Readers> out;
+    for (const auto& fit : fits) out.push_back({fit.normed, fit.plain});
+    return out;
 }
 
 std::size_t BasisStage::first_of(std::size_t position) const {
@@ -82,14 +102,16 @@ bool BasisStage::is_fresh(std::size_t position) const {
 
 bool BasisStage::needs_signals() const {
     for (std::size_t p = 0; p < choices.size(); ++p)
-        if (is_fresh(p)) return true;
+        if (is_fresh(p) || fits[p].normed) return true;
     return false;
 }
 
 std::uint64_t BasisStage::basis_bytes() const {
     std::uint64_t bytes = 0;
     for (std::size_t p = 0; p < bases.size(); ++p)
-        if (bases[p] && first_of(p) == p) bytes += std::uint64_t(8 * bases[p]->features() * bases[p]->size());
+        if (bases[p])
+            bytes += std::uint64_t(8 * bases[p]->features() * bases[p]->size()) *
+                     ((first_of(p) == p ? 1 : 0) + (fits[p].normed ? 2 : 0));
     return bytes;
 }
 
@@ -104,6 +126,7 @@ double BasisStage::flops(std::int64_t length, bool sequential) const {
         if (survey) sum += d * d * t;
         if (is_fresh(p)) sum += d * d * t + (sequential ? 2 * d * double(size_at(*this, p)) * t : 0);
         if (bases[p]) sum += 9 * d * d * d;  // eigenvectors
+        if (fits[p].normed) sum += (3 * d + 2 * double(size_at(*this, p))) * d * t + 8 * d * d * d;
     }
     // Every weight is multiplied by a basis or two, once for the signals and once for the output.
     return sum + 4 * d * double(result.parameters());
@@ -133,9 +156,10 @@ std::uint64_t BasisStage::memory(std::int64_t length, std::int64_t samples, DTyp
     }
     // A product holds its source in both precisions, one factor in between, and the result.
     const std::uint64_t product = largest_tensor * 28 + std::uint64_t(8 * d * d);
-    const std::uint64_t kept_bases = std::uint64_t(8 * d * d) * 4;
+    const std::uint64_t kept_bases = std::uint64_t(8 * d * d) * (refit_damp ? 10 : 4);
+    const std::uint64_t fit = refit_damp ? StreamFit::memory(d) : 0;
     const bool data = survey || needs_signals();
-    const std::uint64_t pass = data ? 4 * (block_weights + activations) + CovarianceSum::memory(d) : 0;
+    const std::uint64_t pass = data ? 4 * (block_weights + activations) + std::max(CovarianceSum::memory(d), fit) : 0;
     static_cast<void>(compute);  // the products are float64, the rest is reckoned as float32
     return kept_bases + state_bytes + std::max(product + (data ? 4 * block_weights : 0), pass + scratch_bytes);
 }

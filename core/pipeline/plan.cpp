@@ -130,6 +130,7 @@ PlannedStage plan_stage(const Model& model, const Stage& stage, const Stage* sha
     out.exact = !stage.whole || stage.whole->exact;
     out.block_runs = planned_block_runs(model, stage, sharer);
     out.sweeps = stage.whole ? stage.whole->sweeps.count : 0;
+    out.estimated = stage.bases && stage.bases->estimated;
     out.flops = stage_flops(model, stage);
     out.disk_bytes = state_bytes(model, stage, compute) + (stage.bases ? stage.bases->basis_bytes() : 0);
     if (stage.calibrated || stage.bases)
@@ -199,15 +200,21 @@ std::map<std::string, std::string> pruned_linears(const Stage& stage, const Grap
     return out;
 }
 
-/// Refuses the last stage when it prunes weights that lie in integer codes by then: the rest would have to be rounded
-/// once more, on a grid that was chosen for other weights.
+/// Refuses the last stage when it prunes, or turns, weights that lie in integer codes by then: the rest would have to
+/// be rounded once more, on a grid that was chosen for other weights.
 void refuse_pruning_of_codes(const StageSpec& spec, const Prepared& prepared) {
     const Stage& stage = prepared.stages.back();
-    if ((stage.method->table->capabilities & KERF_PRUNES) == 0 && !stage.structural) return;
+    if (!stage.bases && !stage.structural && (stage.method->table->capabilities & KERF_PRUNES) == 0) return;
     std::map<std::string, const Target*> coded;
     for (std::size_t i = 0; i + 1 < prepared.stages.size(); ++i)
         for (const auto& target : prepared.stages[i].targets)
             if (target.cost.bits > 0) coded[target.name] = &target;
+    if (stage.bases && !coded.empty()) {
+        const auto& [name, target] = *coded.begin();
+        bad_input(spec.location, ": ", name, ": an earlier stage (", target->method->method().id,
+                  ") has rounded this weight to ", target->cost.bits, "-bit codes, and ", stage.method_id,
+                  " would multiply them by a basis; put ", stage.method_id, " first");
+    }
     const Model& model = prepared.model;
     for (const auto& [name, weight] : pruned_linears(stage, prepared.models.back().graph())) {
         if (const auto found = coded.find(name); found != coded.end())
@@ -371,6 +378,7 @@ json plan_json(const Plan& plan) {
                           {"pass", stage.pass},
                           {"forward", forward_json(stage.block_runs, stage.blocks_before)},
                           {"sweeps", stage.sweeps},
+                          {"sizes", stage.estimated ? "upper bound" : "exact"},
                           {"flops", stage.flops},
                           {"peak_bytes", stage.peak_bytes},
                           {"disk_bytes", stage.disk_bytes},

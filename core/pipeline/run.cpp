@@ -293,9 +293,13 @@ void Run::report_stage(std::size_t index, const Model& input, const Model& resul
         if (entry.value("stage", std::int64_t{-1}) != std::int64_t(index)) continue;
         for (const auto& linear : entry.value("linears", json::array())) linears.push_back(linear);
     }
-    for (std::size_t p = 0; stage.bases && p < stage.bases->bases.size(); ++p)
-        if (const json* entry = journal_->find(text("position ", p), std::int64_t(index), -1))
-            positions.push_back((*entry)["figures"]);
+    for (std::size_t p = 0; stage.bases && p < stage.bases->bases.size(); ++p) {
+        json figures = json::object();
+        for (const char* kind : {"position ", "readers "})
+            if (const json* entry = journal_->find(text(kind, p), std::int64_t(index), -1))
+                figures.update((*entry)["figures"]);
+        if (!figures.empty()) positions.push_back(std::move(figures));
+    }
     const auto add_axis = [&](const Axis& axis, const std::vector<std::int64_t>& units) {
         axes.push_back({{"name", axis.name},
                         {"kind", axis_kind_name(axis.kind)},
@@ -342,15 +346,16 @@ void Run::resolve_again(std::size_t first, const Model& input) {
 }
 
 BasisRunner::Hooks Run::basis_hooks(std::size_t index, const BasisStage& stage) {
-    return {.chosen =
-                [this, index, &stage](std::size_t position, const std::map<std::string, double>& metrics) {
-                    const auto& at = stage.stream.positions[position];
-                    json line{{"name", at.name}, {"block", at.block}, {"of", at.features}};
-                    for (const auto& [key, value] : metrics) line[key] = value;
-                    journal_->add(
-                        {{"kind", text("position ", position)}, {"stage", index}, {"block", -1}, {"figures", line}});
-                    meter_.detail(at.name);
-                },
+    using Figures = std::map<std::string, double>;
+    const auto keep = [this, index, &stage](const char* kind, std::size_t position, const Figures& metrics) {
+        const auto& at = stage.stream.positions[position];
+        json line{{"name", at.name}, {"block", at.block}, {"of", at.features}};
+        for (const auto& [key, value] : metrics) line[key] = value;
+        journal_->add({{"kind", text(kind, position)}, {"stage", index}, {"block", -1}, {"figures", line}});
+        meter_.detail(at.name);
+    };
+    return {.chosen = [keep](std::size_t position, const Figures& metrics) { keep("position ", position, metrics); },
+            .fitted = [keep](std::size_t position, const Figures& metrics) { keep("readers ", position, metrics); },
             .progress = [this](double flops) { meter_.add(flops); },
             .log = [this](int level, const std::string& message) { meter_.log(level, message); },
             .check_cancelled = [this] { meter_.check_cancelled(); }};
@@ -360,12 +365,12 @@ BasisRunner::Hooks Run::basis_hooks(std::size_t index, const BasisStage& stage) 
 BasisStage Run::surveyed(std::size_t index, const Model& input, const fs::path& scratch) {
     const Stage& stage = prepared_.stages[index];
     const std::int64_t tokens = stage.windows->samples * stage.windows->length;
-    BasisStage planned = BasisStage::plan(stage.bases->method, input, tokens);
+    BasisStage planned = BasisStage::plan(stage.bases->method, input, tokens, stage.bases->refit_damp);
     if (!planned.survey) return planned;
     BasisRunner(planned, stage.windows.get(), recipe_.model.compute, false, scratch, partial_,
                 basis_hooks(index, planned))
         .survey();
-    return BasisStage::plan(stage.bases->method, input, tokens);
+    return BasisStage::plan(stage.bases->method, input, tokens, stage.bases->refit_damp);
 }
 
 ResultWriter Run::open_writer(std::size_t index, const OutputLayout& layout, const Model& result,

@@ -4,6 +4,7 @@
 #include <array>
 #include <set>
 
+#include "core/graph/residual.hpp"
 #include "core/pipeline/output.hpp"
 #include "core/support/error.hpp"
 #include "core/version.hpp"
@@ -16,8 +17,28 @@ using nlohmann::json;
 /// A size of the graph, and how configs spell it.
 struct Setting {
     std::vector<const char*> keys;
-    std::int64_t value = 0;
+    json value;
 };
+
+/// Of the norms of the residual stream, where it is one number.
+json common_epsilon(const Graph& graph) {
+    json out;
+    for (std::size_t part = 0; part < graph.blocks.size() + 2; ++part)
+        for (const auto& op : part_ops(graph, part)) {
+            if (op.kind != OpKind::rms_norm || op.heads != 1 || op.rows != graph.hidden) continue;
+            if (!out.is_null() && out != op.eps) return {};
+            out = op.eps;
+        }
+    return out;
+}
+
+/// Whether the head has the embedding's weight.
+bool is_tied(const Graph& graph) {
+    for (const auto& table : graph.prologue)
+        for (const auto& op : graph.epilogue)
+            if (table.kind == OpKind::embedding && op.kind == OpKind::linear && op.weight == table.weight) return true;
+    return false;
+}
 
 /// The one size of all axes of a kind; 0 when they differ, or there are none.
 std::int64_t common_size(const std::vector<Axis>& axes, AxisKind kind) {
@@ -47,7 +68,14 @@ std::vector<Setting> settings_of(const Graph& graph) {
             {{"num_local_experts", "num_experts"}, common_size(axes, AxisKind::experts)},
             {{"num_attention_heads", "n_head"}, heads},
             {{"num_key_value_heads", "num_kv_heads"}, kv_heads},
+            {{"rms_norm_eps"}, common_epsilon(graph)},
+            {{"tie_word_embeddings"}, is_tied(graph)},
             {{"head_dim"}, head_dim}};
+}
+
+/// Sizes that differ or are not there are 0, other values null.
+bool is_known(const json& value) {
+    return !value.is_null() && value != 0;
 }
 
 /// Those that an edit has changed. The size of a head is never left to be divided out of others that have changed.
@@ -55,7 +83,7 @@ std::vector<Setting> changed_settings(const Graph& before, const Graph& after) {
     const std::vector<Setting> old = settings_of(before), now = settings_of(after);
     std::vector<Setting> out;
     for (std::size_t i = 0; i < now.size(); ++i)
-        if (now[i].value != 0 && (now[i].value != old[i].value || (i + 1 == now.size() && !out.empty())))
+        if (is_known(now[i].value) && (now[i].value != old[i].value || (i + 1 == now.size() && !out.empty())))
             out.push_back(now[i]);
     return out;
 }

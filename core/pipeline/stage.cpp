@@ -351,7 +351,8 @@ void resolve_bases(Stage& stage, const StageSpec& spec, const Recipe& recipe, co
     static_cast<void>(fuse_norms(model.graph()));  // a model that cannot be turned is refused before any text is read
     stage.windows = windows_of(spec, recipe, model, std::move(windows));
     const std::int64_t tokens = stage.windows->samples * stage.windows->length;
-    stage.bases = std::make_shared<const BasisStage>(BasisStage::plan(std::move(instance), model, tokens));
+    stage.bases = std::make_shared<const BasisStage>(BasisStage::plan(
+        std::move(instance), model, tokens, spec.refit ? std::optional(spec.refit_damp) : std::nullopt));
 }
 
 }  // namespace
@@ -366,8 +367,9 @@ Stage resolve_stage(const Recipe& recipe, std::size_t index, const Model& model,
     stage.sequential = spec.sequential;
     const std::int32_t scope = method_scope(*stage.method->table);
     stage.structural = scope == KERF_SCOPE_AXES || scope == KERF_SCOPE_MODEL;
-    if (!stage.structural && (spec.refit || spec.zeroed))
-        bad_input(spec.location, ": ", spec.refit ? "refit = true" : "result = \"zeroed\"",
+    const bool refits = stage.structural || scope == KERF_SCOPE_BASES;
+    if ((!refits && spec.refit) || (!stage.structural && spec.zeroed))
+        bad_input(spec.location, ": ", spec.zeroed ? "result = \"zeroed\"" : "refit = true",
                   " goes with methods that remove structures; ", spec.method, " does not");
     stage.refit = spec.refit;
     stage.refit_damp = spec.refit_damp;
@@ -389,6 +391,10 @@ Stage resolve_stage(const Recipe& recipe, std::size_t index, const Model& model,
         stage.windows = std::move(windows);
     else if (stage.calibrated || may_sweep)
         stage.windows = windows_of(spec, recipe, model, std::move(windows));
+    if (stage.windows && !stage.windows->used.empty())
+        bad_input(spec.location,
+                  ": calibration with a mask goes with methods that turn the residual stream (slicegpt); ", spec.method,
+                  " would count the padding; give it windows without");
     if (scope == KERF_SCOPE_MODEL) {
         plan_model_stage(stage, spec, model, instance);
         return stage;

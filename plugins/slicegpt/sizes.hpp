@@ -42,8 +42,8 @@ class Sizes {
 public:
     Sizes(const Options& options, const Residual& residual) : opt_(options), residual_(residual) {}
 
-    /// `spectra` may be empty before a survey: then "energy" and "budget" answer for a spectrum that knows no
-    /// directions.
+    /// `spectra` may be empty before a survey: then "energy" keeps everything, and "budget", for a spectrum that knows
+    /// no directions, stops short of the last cut, so that no other spectrum leaves a larger model.
     std::vector<std::int64_t> of_positions(const Spectra& spectra) const {
         std::vector<std::int64_t> out;
         if (opt_.scheduler == "budget") {
@@ -105,10 +105,11 @@ private:
         return static_cast<std::int64_t>((1.0 - opt_.sparsity) * static_cast<double>(residual_.parameters));
     }
 
-    /// One basis for all: no shortcuts, and every feature costs the same.
+    /// One basis for all: no shortcuts, every feature costs the same, and at each position a norm's weight may be kept
+    /// for a stock class.
     std::vector<std::int64_t> shared_budget() const {
         std::int64_t each = 0;
-        for (const auto& position : residual_.positions) each += position.parameters;
+        for (const auto& position : residual_.positions) each += position.parameters + 1;
         const std::int64_t size = std::min(features(0), (allowed() - residual_.other_parameters) / each);
         return std::vector<std::int64_t>(residual_.positions.size(),
                                          std::max<std::int64_t>(0, size - size % opt_.round_interval));
@@ -149,6 +150,7 @@ private:
                 bad_value("sparsity = ", opt_.sparsity, " of the parameters cannot be reached by slicing: ", total,
                           " are left of ", residual_.parameters);
             const std::int64_t less = smaller(sizes[where]);
+            if (spectra.empty() && total - saved(sizes, where, less) <= allowed()) break;
             total -= saved(sizes, where, less);
             sizes[where] = less;
         }

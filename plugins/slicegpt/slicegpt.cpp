@@ -120,6 +120,10 @@ public:
     kerf::BasisPlan plan(const kerf::Residual& residual) const override {
         if (opt.scheduler == "linear" && residual.blocks < 2)
             kerf::bad_value("scheduler = \"linear\" needs two blocks at least");
+        for (const auto& position : residual.positions)
+            if (opt.round_interval > position.features)
+                kerf::bad_value("round_interval = ", opt.round_interval, " is more than the ", position.features,
+                                " features of the residual stream, of which no multiple of it can stay");
         const kerf::slicegpt::Sizes sizes(opt, residual);
         const auto kept = sizes.of_positions(spectra_);
         kerf::BasisPlan out;
@@ -127,6 +131,7 @@ public:
         out.centre_tables = opt.compatibility;
         out.survey = opt.basis != "position" || opt.scheduler == "energy" ||
                      (opt.scheduler == "budget" && opt.basis == "position");
+        out.estimated = opt.scheduler == "energy" || (opt.scheduler == "budget" && opt.basis == "position");
         for (std::size_t p = 0; p < kept.size(); ++p) {
             const bool whole = sizes.is_last(p) && !sizes.slices_head();
             // The reference turns the last position too, although it keeps all of it; I does as well.

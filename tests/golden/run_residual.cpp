@@ -114,6 +114,34 @@ INSTANTIATE_TEST_SUITE_P(Families, ResidualStream,
                              return name;
                          });
 
+TEST(ResidualStreamOf, ATiedHeadStaysTiedWhereNothingButOneBasisSeparatesItFromTheEmbedding) {
+    for (const bool bare : {false, true}) {
+        const ScratchFolder scratch;
+        Model dense = Model::open(test_data("models/opt-tiny"), components());
+        if (bare) {
+            Edit edit;
+            edit.graph = dense.graph();
+            edit.graph.epilogue[0].weight.clear();  // of the last norm, which would go into the head
+            edit.graph.epilogue[0].bias.clear();
+            dense = dense.edited(edit);
+        }
+        const Model fused = dense.edited(fuse_norms(dense.graph()));
+        const Stream stream = find_stream(fused.graph(), "test");
+        const std::int64_t features = fused.graph().hidden;
+        const auto expected = logits(dense, windows_for(dense), DType::f32, scratch.path());
+        for (const bool one : {true, false}) {
+            std::vector<std::shared_ptr<const Basis>> bases(stream.positions.size(),
+                                                            random_basis(features, features, 3));
+            if (!one) bases.back() = random_basis(features, features, 4);
+            const Model turned = fused.edited(rotate(fused.graph(), stream, bases));
+            const auto found = logits(turned, windows_for(dense), DType::f32, scratch.path());
+            EXPECT_LE(distance(found, expected), rounding * largest(expected));
+            const bool tied = turned.graph().epilogue.back().weight == turned.graph().prologue.front().weight;
+            EXPECT_EQ(tied, bare && one);
+        }
+    }
+}
+
 TEST(ResidualStreamOf, GemmaIsRefusedForItsNormsBehindTheSublayers) {
     const Model gemma = Model::open(test_data("models/gemma2-tiny"), components());
     try {

@@ -446,7 +446,8 @@ typedef struct kerf_basis_choice {
 typedef struct kerf_basis_plan { /* the host fills struct_size and choices, a place for each position */
     uint32_t struct_size;
     int32_t signal;         /* KERF_SIGNAL_* */
-    int32_t survey;         /* 1: the covariances of all positions of the uncompressed model come first, in order */
+    int32_t survey;         /* 1: the covariances of all positions of the uncompressed model come first, in order; 2: and
+                             * sizes follow from them: those planned before make no smaller a model */
     int32_t centre_tables;  /* 1: the mean of each row of the embedding is taken away under RMS norms too */
     uint64_t scratch_bytes; /* largest sum of live alloc() buffers in one call */
     uint64_t state_bytes;   /* that the instance keeps from call to call */

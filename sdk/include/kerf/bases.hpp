@@ -53,7 +53,8 @@ struct BasisChoice {
 struct BasisPlan {
     std::vector<BasisChoice> choices;  ///< one for each position
     Signal signal = Signal::raw;
-    bool survey = false;         ///< survey() gets the covariances of the uncompressed model first
+    bool survey = false;     ///< survey() gets the covariances of the uncompressed model first
+    bool estimated = false;  ///< with a survey: sizes follow from it, and those planned before make no smaller a model
     bool centre_tables = false;  ///< takes the mean of each embedding row away, under RMS norms too
     std::int64_t scratch_bytes = 0, state_bytes = 0;
 };
@@ -123,7 +124,7 @@ struct BasisMethod<Options>::Thunks {
             for (std::size_t i = 0; i < made.choices.size(); ++i)
                 out->choices[i] = {made.choices[i].size, made.choices[i].group, made.choices[i].fresh ? 1 : 0};
             out->signal = static_cast<std::int32_t>(made.signal);
-            out->survey = made.survey ? 1 : 0;
+            out->survey = !made.survey ? 0 : made.estimated ? 2 : 1;
             out->centre_tables = made.centre_tables ? 1 : 0;
             out->scratch_bytes = static_cast<std::uint64_t>(made.scratch_bytes);
             out->state_bytes = static_cast<std::uint64_t>(made.state_bytes);
