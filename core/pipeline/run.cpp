@@ -436,7 +436,7 @@ void Run::run_blocks(std::size_t index, const Model& input, const OutputLayout& 
 
     const bool data = stage && stage->calibrated;
     std::optional<Units> units;
-    std::optional<States> states, dense;
+    std::optional<States> states, dense_states;
     if (data) {
         units.emplace(*stage->windows);
         const auto begin = [&](std::optional<States>& stream) {
@@ -444,7 +444,7 @@ void Run::run_blocks(std::size_t index, const Model& input, const OutputLayout& 
             embed_all(input, *units, recipe_.model.compute, *stream);
         };
         begin(states);
-        if (stage->dense_stream) begin(dense);
+        if (stage->dense_stream) begin(dense_states);
     }
     const std::size_t last_with_target = stage ? stage->last_block() : 0;
 
@@ -464,7 +464,7 @@ void Run::run_blocks(std::size_t index, const Model& input, const OutputLayout& 
                                                         Checkpoint::open(folder))
                                        : input.with_weights(Checkpoint::open(folder));
                 run_block(done, block, *units, recipe_.model.compute, *states, {});
-                if (dense) run_block(input, block, *units, recipe_.model.compute, *dense, {});
+                if (dense_states) run_block(input, block, *units, recipe_.model.compute, *dense_states, {});
             }
             continue;
         }
@@ -477,7 +477,7 @@ void Run::run_blocks(std::size_t index, const Model& input, const OutputLayout& 
             if (!data)
                 runner.compress_without_data();
             else if (block <= last_with_target)
-                runner.run(*units, *states, dense ? &*dense : nullptr, recipe_.model.compute,
+                runner.run(*units, *states, dense_states ? &*dense_states : nullptr, recipe_.model.compute,
                            block == last_with_target);
         }
         if (!epilogue && parts.removals.empty()) writer.write_copied(block);
