@@ -257,8 +257,9 @@ Model Run::run_stages(std::size_t first, std::size_t& past, const Model& input) 
     StreamPass pass(tools(), first, past, input);
     report_["bytes"]["after"] = pass.layout(past - first - 1).shards().total_bytes();
     pass.run();
+    // What says that weights are packed has to be there before they are opened.
+    if (past >= prepared_.stages.size()) write_side_files(pass.view(past - first - 1), pass.layout(past - first - 1));
     const Model result = pass.result(past - first - 1);
-    if (past >= prepared_.stages.size()) write_side_files(result, pass.layout(past - first - 1));
     for (std::size_t index = first; stage && index < past; ++index)
         report_stage(index, pass.input(index - first), pass.result(index - first),
                      {pass.seconds(index - first) + (index == first ? before : 0), runs_of(index)});

@@ -110,7 +110,7 @@ const OutputLayout& StreamPass::layout(std::size_t number) const {
     return parts_[number]->layout;
 }
 
-Model StreamPass::result(std::size_t number) const {
+Model StreamPass::view(std::size_t number) const {
     const Part& part = *parts_[number];
     Model out = part.input;
     if (part.stage && part.stage->structural && !part.stage->zeroed) {
@@ -119,7 +119,11 @@ Model StreamPass::result(std::size_t number) const {
     }
     if (number + 1 < parts_.size() && graph_json(out.graph()) != graph_json(part.planned.graph()))
         throw Error(Fault::internal, text(part.stage->method_id, ": left another graph than planned"));
-    return out.with_weights(Checkpoint::open(part.folder));
+    return out;
+}
+
+Model StreamPass::result(std::size_t number) const {
+    return view(number).with_weights(Checkpoint::open(parts_[number]->folder));
 }
 
 void StreamPass::open(Part& part) {

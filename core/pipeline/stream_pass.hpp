@@ -45,6 +45,8 @@ public:
     /// Of the number-th stage of the pass, after run().
     const Model& input(std::size_t number) const;
     Model result(std::size_t number) const;
+    /// The result's shape over the input's weights: known before there is a config.json in its folder.
+    Model view(std::size_t number) const;
     double seconds(std::size_t number) const;
     const OutputLayout& layout(std::size_t number) const;
 
