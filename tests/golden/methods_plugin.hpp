@@ -93,7 +93,11 @@ public:
         core::check_call("prune", [&](kerf_error* e) { return method_->prune_axis(self_.get(), job, axis, e); });
     }
     std::vector<kerf_axis_plan> plan(const std::vector<kerf_axis_shape>& axes) const {
-        std::vector<kerf_axis_plan> plans(axes.size(), kerf_axis_plan{sizeof(kerf_axis_plan), 1, -1, 0, 0});
+        kerf_axis_plan blank{};
+        blank.struct_size = sizeof(kerf_axis_plan);
+        blank.exact = 1;
+        blank.remove = -1;
+        std::vector<kerf_axis_plan> plans(axes.size(), blank);
         std::vector<const kerf_axis_shape*> asked;
         std::vector<kerf_axis_plan*> answers;
         for (std::size_t i = 0; i < axes.size(); ++i) {

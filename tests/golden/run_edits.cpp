@@ -149,9 +149,11 @@ TEST_P(EditedModel, ComputesTheSameOnceEveryQueryHeadHasAKeyOfItsOwn) {
     }
     const Model expanded = dense.edited(expand_keys(dense.graph()));
     EXPECT_EQ(expanded.parameters() > dense.parameters(), grouped);
-    for (const auto& block : expanded.graph().blocks)
-        for (const auto& op : block.ops)
+    for (const auto& block : expanded.graph().blocks) {
+        for (const auto& op : block.ops) {
             if (op.kind == OpKind::attention) EXPECT_EQ(op.heads, op.kv_heads);
+        }
+    }
     const Windows windows = windows_for(dense);
     const auto run = [&](const Model& model) { return logits(model, windows, DType::f32, scratch.path()); };
     const auto expected = run(dense);

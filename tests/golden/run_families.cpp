@@ -74,7 +74,7 @@ struct Compression {
                                        .log = [&](int, const std::string& line) { warnings.push_back(line); },
                                        .check_cancelled = [] {}};
         for (std::size_t block = 0; block < model.graph().blocks.size(); ++block) {
-            BlockRunner(model, prepared.stages[0], block, layout, hooks).run(units, states, DType::f32, false);
+            BlockRunner(model, prepared.stages[0], block, layout, hooks).run(units, states, nullptr, DType::f32, false);
             writer.write_copied(block);
         }
         for (std::int64_t unit = 0; unit < units.count(); ++unit) {
