@@ -151,7 +151,9 @@ TEST_P(EditedModel, ComputesTheSameOnceEveryQueryHeadHasAKeyOfItsOwn) {
     EXPECT_EQ(expanded.parameters() > dense.parameters(), grouped);
     for (const auto& block : expanded.graph().blocks) {
         for (const auto& op : block.ops) {
-            if (op.kind == OpKind::attention) EXPECT_EQ(op.heads, op.kv_heads);
+            if (op.kind == OpKind::attention) {
+                EXPECT_EQ(op.heads, op.kv_heads);
+            }
         }
     }
     const Windows windows = windows_for(dense);
