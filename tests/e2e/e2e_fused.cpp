@@ -157,7 +157,7 @@ TEST(SharedGrams, ThatThereAreNotAreRefused) {
     refused(gptq + shared, "this is the first one");
     refused(magnitude + gptq + shared, "collects none");
     refused(slimgpt + rtn + shared, "nothing to share");
-    refused(slimgpt + gptq + shared + "[stage.calibration]\nsource = \"tokens\"\npath = \"tokens.safetensors\"\n",
+    refused(slimgpt + gptq + shared + "[stage.calibration]\nsource = \"tokens\"\npath = \"tokens.safetensors\"\ntensor = \"calib\"\n",
             "goes with the calibration of the stage before");
 }
 
