@@ -6,6 +6,7 @@
 #include <unistd.h>
 #include <algorithm>
 #include <cmath>
+#include <cstdlib>
 #include <filesystem>
 #include <nlohmann/json.hpp>
 #include <string>
@@ -23,6 +24,19 @@ namespace kerf::core {
 
 inline std::filesystem::path test_data(const std::string& name) {
     return std::filesystem::path(KERF_TEST_DATA) / name;
+}
+
+/// Whether all golden figures are asked for, which takes half an hour, and not the usual choice.
+inline bool all_figures() {
+    const char* asked = std::getenv("KERF_GOLDEN");
+    return asked && std::string(asked) == "all";
+}
+/// Every step-th of many settings, or all of them.
+template <class T>
+std::vector<T> chosen(const std::vector<T>& settings, std::size_t step) {
+    std::vector<T> out;
+    for (std::size_t i = 0; i < settings.size(); i += all_figures() ? 1 : step) out.push_back(settings[i]);
+    return out;
 }
 
 /// Where the trained tiny model NAME is: in the clone or, for those that would make it too large, in the shared folder

@@ -114,7 +114,7 @@ TEST_P(Golden, PerplexityIsTheReferencesInItsOwnMode) {
     RecordProperty("reference", std::to_string(expected));
 }
 
-INSTANTIATE_TEST_SUITE_P(Gptq, Golden, testing::ValuesIn(golden_runs()),
+INSTANTIATE_TEST_SUITE_P(Gptq, Golden, testing::ValuesIn(chosen(golden_runs(), 2)),
                          [](const auto& info) { return name_of(info.param); });
 INSTANTIATE_TEST_SUITE_P(GptqOfFurtherFamilies, Golden, testing::ValuesIn(runs_of_further_families()),
                          [](const auto& info) { return name_of(info.param); });
@@ -188,7 +188,7 @@ TEST_P(GptqDefaults, AreNearerToTheDenseModelThanTheReference) {
                                settings.value("true_sequential", false) ? Sequential::group : Sequential::block));
 }
 
-INSTANTIATE_TEST_SUITE_P(Plain, GptqDefaults, testing::ValuesIn(plain_runs()),
+INSTANTIATE_TEST_SUITE_P(Plain, GptqDefaults, testing::ValuesIn(chosen(plain_runs(), 3)),
                          [](const auto& info) { return name_of(info.param); });
 
 }  // namespace

@@ -144,7 +144,7 @@ TEST_P(LlmPrunerRun, TakesAwayWhatTheGoldenOneDoes) {
     if (listed) RecordProperty("other_units", 1);
 }
 
-INSTANTIATE_TEST_SUITE_P(Golden, LlmPrunerRun, testing::ValuesIn(settings()),
+INSTANTIATE_TEST_SUITE_P(Golden, LlmPrunerRun, testing::ValuesIn(chosen(settings(), 3)),
                          [](const auto& info) { return std::to_string(info.index); });
 
 TEST(LlmPrunerPerplexity, IsTheGoldenOneWhereTheUnitsAre) {

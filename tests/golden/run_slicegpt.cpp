@@ -32,14 +32,14 @@ struct GoldenSlice {
     }
 };
 
-/// A few settings that differ in kind; all of them where KERF_ALL_FIGURES is set, which takes minutes.
+/// A few settings that differ in kind; all of them where they are asked for.
 std::vector<GoldenSlice> golden_slices() {
     std::vector<GoldenSlice> few{{"llama-tiny", "s0.50"},
                                  {"llama-tiny", "linear_sched"},
                                  {"opt-tiny", "s0.50"},
                                  {"phi2-tiny", "s0.50"},
                                  {"phi3-tiny", "s0.25_nomean"}};
-    if (std::getenv("KERF_ALL_FIGURES") == nullptr) return few;
+    if (!all_figures()) return few;
     std::vector<GoldenSlice> all;
     const json figures = golden();
     for (const auto& [model, settings] : figures["models"].items())

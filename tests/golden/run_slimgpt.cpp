@@ -21,8 +21,7 @@ struct Entry {
 };
 
 json golden() {
-    const char* asked = std::getenv("KERF_GOLDEN");
-    if (!asked || std::string(asked) != "all") return read_json(test_data("golden/slimgpt.json"));
+    if (!all_figures()) return read_json(test_data("golden/slimgpt.json"));
     return read_json(std::filesystem::path(KERF_SHARED) / "golden/slimgpt.json");
 }
 
