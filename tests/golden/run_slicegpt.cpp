@@ -3,7 +3,6 @@
 // beyond.
 #include <algorithm>
 #include <cmath>
-#include <cstdlib>
 #include <fstream>
 
 #include "core/eval/evaluate.hpp"

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Structured pruning of the tiny models against an oracle written from the description of SlimGPT. The clone holds the
 // figures of a few settings; KERF_GOLDEN=all takes those of all of them, from the shared folder.
-#include <cstdlib>
 #include <set>
 
 #include "core/calibration/dataset.hpp"
