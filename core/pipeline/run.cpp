@@ -256,9 +256,11 @@ Model Run::run_stages(std::size_t first, std::size_t& past, const Model& input) 
     const double before = seconds_since(started);
     StreamPass pass(tools(), first, past, input);
     report_["bytes"]["after"] = pass.layout(past - first - 1).shards().total_bytes();
+    // What says that weights are packed has to be there before they are opened, by a resumed run or in the end.
+    const bool to_the_end = past >= prepared_.stages.size();
+    if (to_the_end) write_side_files(pass.planned(past - first - 1), pass.layout(past - first - 1));
     pass.run();
-    // What says that weights are packed has to be there before they are opened.
-    if (past >= prepared_.stages.size()) write_side_files(pass.view(past - first - 1), pass.layout(past - first - 1));
+    if (to_the_end) write_side_files(pass.view(past - first - 1), pass.layout(past - first - 1));
     const Model result = pass.result(past - first - 1);
     for (std::size_t index = first; stage && index < past; ++index)
         report_stage(index, pass.input(index - first), pass.result(index - first),

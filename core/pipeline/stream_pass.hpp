@@ -42,8 +42,9 @@ public:
     ~StreamPass();
     void run();
 
-    /// Of the number-th stage of the pass, after run().
+    /// Of the number-th stage of the pass; results, times and views after run().
     const Model& input(std::size_t number) const;
+    const Model& planned(std::size_t number) const;
     Model result(std::size_t number) const;
     /// The result's shape over the input's weights: known before there is a config.json in its folder.
     Model view(std::size_t number) const;

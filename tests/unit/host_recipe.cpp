@@ -208,7 +208,7 @@ INSTANTIATE_TEST_SUITE_P(
                   ":7:17: stage.0.include must be a list of texts; it holds a whole number"},
         BadRecipe{
             stage("sequential = \"blok\""),
-            ":7:14: stage.0.sequential = \"blok\" is not one of linear, group, block, none; did you mean \"block\"?"},
+            ":7:14: stage.0.sequential = \"blok\" is not one of linear, group, block, none, shared; did you mean \"block\"?"},
         BadRecipe{stage("version = \"new\""),
                   ":7:11: stage.0.version = \"new\" is not a version; write it as in \">=1.0\" or \"1.2.3\""},
         BadRecipe{stage("since = 2024-01-01"),

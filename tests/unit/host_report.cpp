@@ -179,7 +179,7 @@ TEST(Report, ShowsWhatAPrunerRemovedAndHowOftenTokensPassed) {
     stage["forward"] = {{"block_runs", 3}, {"passes", 1.0}};
     stage["sweeps"] = 2;
     const std::string html = report_html(run);
-    for (const auto* part : {"1 of 3 blocks removed", "Removed by block", "mlp: 25.0 %", "mlp: 12.5 %", "750 (75.0 %)",
+    for (const auto* part : {"1 of 3 blocks removed", "Sparsity by layer", "mlp: 25.0 %", "mlp: 12.5 %", "750 (75.0 %)",
                              "1 forward pass (3 runs of a block), 2 backward sweeps"})
         EXPECT_NE(html.find(part), std::string::npos) << part;
     expect_balanced(html);
