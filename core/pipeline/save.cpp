@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "core/pipeline/save.hpp"
 
+#include <algorithm>
 #include <array>
 #include <set>
 
@@ -125,12 +126,19 @@ private:
         return {};
     }
 
-    /// transformers makes no Llama and no Gemma 2 whose heads do not divide the hidden size, whatever head_dim says.
+    /// transformers makes no Llama and no Gemma 2 whose heads do not divide the hidden size, whatever head_dim says, and
+    /// counts the factors of Phi-3's longrope by the size of a head that it divides out itself.
     static bool refused_by_its_class(const json& config) {
         const std::string type = config.value("model_type", "");
         const std::int64_t heads = config.value("num_attention_heads", std::int64_t{1});
-        return (type == "llama" || type == "gemma2") && heads > 0 &&
-               config.value("hidden_size", std::int64_t{0}) % heads != 0;
+        const std::int64_t hidden = config.value("hidden_size", std::int64_t{0});
+        if (heads <= 0) return false;
+        if (type == "llama" || type == "gemma2") return hidden % heads != 0;
+        if (type != "phi3") return false;
+        const bool factors = std::any_of(rope_keys.begin(), rope_keys.end(), [&](const char* key) {
+            return config.contains(key) && config[key].is_object() && config[key].contains("short_factor");
+        });
+        return factors && config.value("head_dim", hidden / heads) * heads != hidden;
     }
 
     bool makes_the_graph(const json& config) const {
@@ -148,6 +156,7 @@ private:
         }
     }
 
+    static constexpr std::array rope_keys{"rope_parameters", "rope_scaling"};
     const Model& model_;
     const Components& components_;
     json wanted_;

@@ -23,7 +23,7 @@ CASES = [("llama-tiny", SLICE, "KerfForCausalLM"),
          ("opt-tiny", [*SLICE, "refit = true"], "KerfForCausalLM"),
          ("llama-tiny", [*PRUNE, *SLICE, *QUANTISE], "KerfForCausalLM"),
          ("llama-tiny", [*SLICE, 'basis = "shared"', "refit = true"], "LlamaForCausalLM"),
-         ("phi3-random-tiny", [*SLICE, 'basis = "shared"'], "Phi3ForCausalLM")]
+         ("phi3-random-tiny", [*SLICE, 'basis = "shared"'], "KerfForCausalLM")]
 
 
 def parse_arguments():
