@@ -58,8 +58,9 @@ public:
             publish();
             return report_;
         }
-        meter_.keep_warnings(
-            [this](const std::string& message) { journal_->add({{"kind", "warning"}, {"message", message}}); });
+        meter_.keep_warnings([this](const std::string& message) {
+            journal_->add({{"kind", "warning"}, {"message", message}});
+        });
         try {
             work();
             report_["seconds"] = seconds_since(started);
@@ -256,11 +257,13 @@ Model Run::run_stages(std::size_t first, std::size_t& past, const Model& input) 
     const double before = seconds_since(started);
     StreamPass pass(tools(), first, past, input);
     report_["bytes"]["after"] = pass.layout(past - first - 1).shards().total_bytes();
-    // What says that weights are packed has to be there before they are opened, by a resumed run or in the end.
-    const bool to_the_end = past >= prepared_.stages.size();
-    if (to_the_end) write_side_files(pass.planned(past - first - 1), pass.layout(past - first - 1));
+    const auto finish_folder = [&] { write_side_files(pass.view(past - first - 1), pass.layout(past - first - 1)); };
+    const bool last = past >= prepared_.stages.size(), prunes = stage && prepared_.stages[past - 1].structural;
+    // What says that weights are packed has to be there before they are opened, by a resumed run or in the end; which
+    // units stay is known only then.
+    if (last && !prunes) finish_folder();
     pass.run();
-    if (to_the_end) write_side_files(pass.view(past - first - 1), pass.layout(past - first - 1));
+    if (last && prunes) finish_folder();
     const Model result = pass.result(past - first - 1);
     for (std::size_t index = first; stage && index < past; ++index)
         report_stage(index, pass.input(index - first), pass.result(index - first),

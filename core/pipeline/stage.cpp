@@ -264,7 +264,8 @@ void check_plan(const std::string& method, const Axis& axis, const kerf_axis_pla
 
 /// The axes that the method takes. Methods see all that lie inside a block, are read by linears of one input, and that
 /// include and exclude leave.
-void resolve_axes(const StageSpec& spec, TargetPicker& picker, const Graph& graph, Stage& stage) {
+void resolve_axes(const StageSpec& spec, TargetPicker& picker, const MethodInstance& base, const Graph& graph,
+                  Stage& stage) {
     const std::int64_t tokens = stage.windows ? stage.windows->samples * stage.windows->length : 0;
     stage.all_axes = std::make_shared<const std::vector<Axis>>(find_axes(graph));
     const auto facts = axis_facts(graph, *stage.all_axes, tokens);
@@ -286,6 +287,9 @@ void resolve_axes(const StageSpec& spec, TargetPicker& picker, const Graph& grap
         const Axis& axis = (*stage.all_axes)[offered[k]];
         const std::string& block = graph.blocks[std::size_t(axis.block)].name;
         const auto instance = picker.instance_for(axis.name, block);
+        if ((instance->needs() ^ base.needs()) & KERF_NEEDS_OWN_KEYS)
+            bad_input(spec.location, ": the override for ", axis.name,
+                      " asks for keys of its own for every query head (or for none), which is for a whole stage");
         auto known = plans.find(instance.get());
         if (known == plans.end()) known = plans.emplace(instance.get(), instance->plan_axes(shapes)).first;
         const kerf_axis_plan& plan = known->second[k];
@@ -305,14 +309,10 @@ void resolve_axes(const StageSpec& spec, TargetPicker& picker, const Graph& grap
     if (stage.axes.empty()) bad_input(spec.location, ": ", spec.method, " finds no axis of this model to prune");
 }
 
-/// What a stage is to gather is asked of its own options; overrides may ask for moments, but change no more.
-void check_needs(const StageSpec& spec, const MethodInstance& base, const Graph& graph, Stage& stage) {
+/// Adds the dense stream where options of the stage or of an override ask for it.
+void resolve_dense_stream(const StageSpec& spec, const Graph& graph, Stage& stage) {
     for (const auto& target : stage.axes) {
-        const std::uint64_t needs = target.method->needs();
-        if ((needs ^ base.needs()) & KERF_NEEDS_OWN_KEYS)
-            bad_input(spec.location, ": the override for ", target.axis->name,
-                      " asks for keys of its own for every query head (or for none), which is for a whole stage");
-        if ((needs & KERF_NEEDS_DENSE_GRAM) == 0) continue;
+        if ((target.method->needs() & KERF_NEEDS_DENSE_GRAM) == 0) continue;
         stage.dense_stream = true;
         if (graph.blocks[target.block].ops[target.consumers.front()].expert >= 0)
             bad_input(spec.location, ": ", target.axis->name,
@@ -400,8 +400,8 @@ Stage resolve_stage(const Recipe& recipe, std::size_t index, const Model& model,
         return stage;
     }
     if (stage.structural) {
-        resolve_axes(spec, picker, graph, stage);
-        check_needs(spec, *instance, graph, stage);
+        resolve_axes(spec, picker, *instance, graph, stage);
+        resolve_dense_stream(spec, graph, stage);
         return stage;
     }
     std::vector<std::string> names;

@@ -103,9 +103,6 @@ StreamPass::~StreamPass() = default;
 const Model& StreamPass::input(std::size_t number) const {
     return parts_[number]->input;
 }
-const Model& StreamPass::planned(std::size_t number) const {
-    return parts_[number]->planned;
-}
 double StreamPass::seconds(std::size_t number) const {
     return parts_[number]->seconds;
 }

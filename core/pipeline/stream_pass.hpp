@@ -42,11 +42,10 @@ public:
     ~StreamPass();
     void run();
 
-    /// Of the number-th stage of the pass; results, times and views after run().
+    /// Of the number-th stage of the pass; results and times after run().
     const Model& input(std::size_t number) const;
-    const Model& planned(std::size_t number) const;
     Model result(std::size_t number) const;
-    /// The result's shape over the input's weights: known before there is a config.json in its folder.
+    /// The result's shape over the input's weights; of a stage that prunes, after run().
     Model view(std::size_t number) const;
     double seconds(std::size_t number) const;
     const OutputLayout& layout(std::size_t number) const;

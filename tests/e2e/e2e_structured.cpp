@@ -270,6 +270,7 @@ TEST(Structured, BadInputIsOneSentenceAndNothingLeft) {
     refused(stage + "bias_refit = true\ntarget = \"dense\"\n", "do not go together");
     refused(stage + "strict = true\nsparsity = 0.999\n", "of which 1 must stay");
     refused(stage + "[stage.override.\"*.heads\"]\ngqa = \"expand\"\n", "matches no axis");
+    refused(stage + "[stage.override.\"*.kv_groups\"]\ngqa = \"expand\"\n", "which is for a whole stage");
     refused(stage, "holds integer codes", "gptq");
     refused(gptq + "refit = true\n", "refit = true goes with methods that remove structures");
 }
