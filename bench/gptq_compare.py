@@ -14,7 +14,6 @@ Wall time is from the start of the process to its end, checkpoint on disk; "quan
 in memory, which is where the reference's own scripts stop; "first layer" when block 0 is. Peak memory is the kernel's
 VmHWM of the process. Contenders that build extensions at their first use get one uncounted run first (--no-warm-up skips it).
 """
-import argparse
 import json
 import subprocess
 import sys
@@ -24,7 +23,8 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from side_by_side import CONTENDERS, cell, emptied, machine, median, perplexity, read_through, run_measured, safetensors_header
+from side_by_side import (CONTENDERS, cell, comparison_arguments, emptied, machine, median, perplexity, read_through, run_measured,
+                          safetensors_header)
 
 DEFAULT = ["kerf-float32", "kerf-bfloat16", "kerf-as-reference", "reference-float32", "reference-bfloat16", "reference-best", "gptqmodel"]
 
@@ -58,24 +58,12 @@ class Record:
 
 
 def parse_arguments():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kerf", default="build/bin/kerf", help="the kerf command; it also evaluates all results")
-    parser.add_argument("--model", required=True, type=Path)
-    parser.add_argument("--tokens", required=True, type=Path, help="safetensors file with int64 [windows, length] tensors")
-    parser.add_argument("--calibration-tensor", default="calib")
-    parser.add_argument("--evaluation-tensor", default="eval")
+    parser = comparison_arguments(__doc__, 128, "torch, transformers, gptqmodel")
     parser.add_argument("--reference", type=Path, help="checkout of IST-DASLab/gptq")
-    parser.add_argument("--python", default=sys.executable, help="interpreter with torch, transformers, gptqmodel")
     parser.add_argument("--contenders", default=",".join(DEFAULT), help="comma-separated; default: %(default)s")
-    parser.add_argument("--bits", type=int, default=4)
-    parser.add_argument("--group-size", type=int, default=128)
     parser.add_argument("--kerf-option", action="append", default=[], metavar="KEY=VALUE",
                         help="further option of kerf's gptq stage, as TOML; may be repeated")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--no-warm-up", action="store_true")
-    parser.add_argument("--work", type=Path, help="folder for checkpoints and logs, kept; default: a temporary one")
-    parser.add_argument("--json", type=Path, help="where all figures go")
     return parser.parse_args()
 
 

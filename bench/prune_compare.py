@@ -13,7 +13,6 @@ Wall is from the start of the process until the result is finished: with kerf on
 the kernel's VmHWM until then. Bytes count 16 bits for a weight, and for one that GPTQ rounded its code and its share of a 16-bit
 scale and a zero; both sides alike, whatever the files hold.
 """
-import argparse
 import json
 import math
 import sys
@@ -21,7 +20,8 @@ import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from side_by_side import CONTENDERS, cell, emptied, machine, median, perplexity, read_through, run_measured, safetensors_header
+from side_by_side import (CONTENDERS, cell, comparison_arguments, emptied, machine, median, perplexity, read_through, run_measured,
+                          safetensors_header)
 
 STAGES = {
     "slimgpt": ['method = "slimgpt"', "sparsity = 0.2"],
@@ -57,23 +57,11 @@ class Contender:
 
 
 def parse_arguments():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kerf", default="build/bin/kerf", help="the kerf command; it also evaluates its results")
-    parser.add_argument("--model", required=True, type=Path)
-    parser.add_argument("--tokens", required=True, type=Path, help="safetensors file with int64 [windows, length] tensors")
-    parser.add_argument("--calibration-tensor", default="calib")
-    parser.add_argument("--evaluation-tensor", default="eval")
+    parser = comparison_arguments(__doc__, 64, "torch and transformers 4.43")
     parser.add_argument("--slicegpt", type=Path, help="checkout of microsoft/TransformerCompression")
     parser.add_argument("--llm-pruner", type=Path, help="checkout of horseee/LLM-Pruner")
     parser.add_argument("--gptq", type=Path, help="checkout of IST-DASLab/gptq")
-    parser.add_argument("--python", default=sys.executable, help="interpreter with torch and transformers 4.43")
     parser.add_argument("--stages", default=",".join(STAGES), help="comma-separated; default: %(default)s")
-    parser.add_argument("--bits", type=int, default=4)
-    parser.add_argument("--group-size", type=int, default=64)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--work", type=Path, help="folder for checkpoints and logs, kept; default: a temporary one")
-    parser.add_argument("--json", type=Path, help="where all figures go")
     return parser.parse_args()
 
 

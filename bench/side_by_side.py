@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the side-by-side scripts share: running a contender under measurement, evaluating its checkpoint, machine and tables."""
+import argparse
 import json
 import os
 import platform
@@ -7,10 +8,29 @@ import shutil
 import statistics
 import struct
 import subprocess
+import sys
 import time
 from pathlib import Path
 
 CONTENDERS = Path(__file__).resolve().parent / "contenders"
+
+
+def comparison_arguments(description, group_size, python):
+    """The parser of a script with the arguments that all of them take."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kerf", default="build/bin/kerf", help="the kerf command; it also evaluates checkpoints")
+    parser.add_argument("--model", required=True, type=Path)
+    parser.add_argument("--tokens", required=True, type=Path, help="safetensors file with int64 [windows, length] tensors")
+    parser.add_argument("--calibration-tensor", default="calib")
+    parser.add_argument("--evaluation-tensor", default="eval")
+    parser.add_argument("--python", default=sys.executable, help=f"interpreter with {python}")
+    parser.add_argument("--bits", type=int, default=4)
+    parser.add_argument("--group-size", type=int, default=group_size)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--work", type=Path, help="folder for checkpoints and logs, kept; default: a temporary one")
+    parser.add_argument("--json", type=Path, help="where all figures go")
+    return parser
 
 
 def safetensors_header(file):
