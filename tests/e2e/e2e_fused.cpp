@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Stages that go through the blocks together, through the kerf command.
 #include "core/support/text.hpp"
-#include "tests/e2e/command.hpp"
+#include "tests/e2e/small_run.hpp"
 
 namespace kerf::e2e {
 namespace {
@@ -108,41 +108,12 @@ TEST(SharedGrams, OfAPrunerAreThoseOfThePrunedModel) {
     }
 }
 
-/// 2 blocks, 4 heads in 2 KV groups, 96 channels.
-struct Small {
-    Folder folder;
-    Small() {
-        make_tiny_model(folder / "model");
-        make_tokens(folder / "tokens.safetensors", 4, 64, 128);
-    }
-    fs::path recipe(const std::string& stages) const {
-        spill(
-            folder / "recipe.toml",
-            core::text("[model]\npath = \"model\"\n[calibration]\nsource = \"tokens\"\npath = \"tokens.safetensors\"\n"
-                       "tensor = \"calib\"\nsamples = 0\nlength = 0\n",
-                       stages, "[output]\npath = \"out\"\ndtype = \"float32\"\n"));
-        return folder / "recipe.toml";
-    }
-};
-
 TEST(SharedGrams, ResumeGivesTheSameBytes) {
     const Small small;
     const fs::path recipe = small.recipe(slimgpt + gptq + "sequential = \"shared\"\n");
-    const std::string shim = KERF_BUILD "/tests/libkerf_kill_shim.so";
-    const fs::path count = small.folder / "count";
-    const Outcome whole = kerf({"run", recipe.string()}, {{"LD_PRELOAD", shim}, {"KERF_KILL_COUNT", count.string()}});
-    ASSERT_EQ(whole.code, 0) << whole.err;
-    const long calls = std::stol(slurp(count));
-    const auto expected = lasting_files(small.folder / "out");
-    for (long k = 2; k <= calls; k += 7) {
-        fs::remove_all(small.folder / "out");
-        ASSERT_EQ(kerf({"run", recipe.string()}, {{"LD_PRELOAD", shim}, {"KERF_KILL_AT", std::to_string(k)}}).code,
-                  128 + SIGKILL);
-        const Outcome resumed = kerf({"run", recipe.string(), "--resume"});
-        ASSERT_EQ(resumed.code, 0) << "killed at " << k << ": " << resumed.err;
-        ASSERT_TRUE(lasting_files(small.folder / "out") == expected) << "killed at " << k;
+    survives_kills(recipe, small.folder / "out", every(2, 7), [&](long k) {
         EXPECT_EQ(report_of(small.folder / "out")["forward"]["block_runs"], 2) << "killed at " << k;
-    }
+    });
 }
 
 TEST(SharedGrams, ThatThereAreNotAreRefused) {
@@ -157,7 +128,8 @@ TEST(SharedGrams, ThatThereAreNotAreRefused) {
     refused(gptq + shared, "this is the first one");
     refused(magnitude + gptq + shared, "collects none");
     refused(slimgpt + rtn + shared, "nothing to share");
-    refused(slimgpt + gptq + shared + "[stage.calibration]\nsource = \"tokens\"\npath = \"tokens.safetensors\"\ntensor = \"calib\"\n",
+    refused(slimgpt + gptq + shared +
+                "[stage.calibration]\nsource = \"tokens\"\npath = \"tokens.safetensors\"\ntensor = \"calib\"\n",
             "goes with the calibration of the stage before");
 }
 

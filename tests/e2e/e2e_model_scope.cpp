@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Methods that see the whole model, through the kerf command.
 #include "core/support/text.hpp"
-#include "tests/e2e/command.hpp"
+#include "tests/e2e/small_run.hpp"
 
 namespace kerf::e2e {
 namespace {
@@ -48,38 +48,13 @@ TEST_P(PruneWholeThenQuantise, HasThePlannedSizeAndGoesOnAfterAnInterruption) {
     for (const auto& linear : report["stages"][0]["linears"]) EXPECT_GT(linear["error"].get<double>(), 0) << linear;
 
     const auto expected = lasting_files(folder / "out");
-    const std::string shim = KERF_BUILD "/tests/libkerf_kill_shim.so";
-    for (const int k : {5, 40}) {
-        fs::remove_all(folder / "out");
-        ASSERT_EQ(kerf({"run", recipe.string()}, {{"LD_PRELOAD", shim}, {"KERF_KILL_AT", std::to_string(k)}}).code,
-                  128 + SIGKILL);
-        const Outcome resumed = kerf({"run", recipe.string(), "--resume"});
-        ASSERT_EQ(resumed.code, 0) << "killed at " << k << ": " << resumed.err;
-        EXPECT_EQ(lasting_files(folder / "out"), expected) << "killed at " << k;
-    }
+    for (const long k : {5, 40}) resumes_to(expected, recipe, folder / "out", k);
 }
 
 INSTANTIATE_TEST_SUITE_P(TinyModels, PruneWholeThenQuantise,
                          testing::Values(std::tuple{"llama-tiny", ""}, std::tuple{"llama-tiny", "refit = true\n"},
                                          std::tuple{"opt-tiny", "pruner_type = \"taylor\"\nrefit = true\n"}),
                          [](const auto& info) { return core::text("Case", info.index); });
-
-/// 2 blocks, 4 heads in 2 KV groups, 96 channels.
-struct Small {
-    Folder folder;
-    Small() {
-        make_tiny_model(folder / "model");
-        make_tokens(folder / "tokens.safetensors", 4, 64, 128);
-    }
-    fs::path recipe(const std::string& stages) const {
-        spill(
-            folder / "recipe.toml",
-            core::text("[model]\npath = \"model\"\n[calibration]\nsource = \"tokens\"\npath = \"tokens.safetensors\"\n"
-                       "tensor = \"calib\"\nsamples = 0\nlength = 0\n",
-                       stages, "[output]\npath = \"out\"\ndtype = \"float32\"\n"));
-        return folder / "recipe.toml";
-    }
-};
 
 TEST(WholeModel, ResumeGivesTheSameBytesWhereverItWasKilled) {
     // Widths that differ, hidden channels, layers: results of the stream of blocks, and views that are written.
@@ -93,21 +68,8 @@ TEST(WholeModel, ResumeGivesTheSameBytesWhereverItWasKilled) {
     for (const auto& stages : recipes) {
         const Small small;
         const fs::path recipe = small.recipe(stages);
-        const std::string shim = KERF_BUILD "/tests/libkerf_kill_shim.so";
-        const fs::path count = small.folder / "count";
-        const Outcome whole =
-            kerf({"run", recipe.string()}, {{"LD_PRELOAD", shim}, {"KERF_KILL_COUNT", count.string()}});
-        ASSERT_EQ(whole.code, 0) << whole.err;
-        const long calls = std::stol(slurp(count));
-        const auto expected = lasting_files(small.folder / "out");
-        for (long k = 2; k <= calls; k += 13) {
-            fs::remove_all(small.folder / "out");
-            ASSERT_EQ(kerf({"run", recipe.string()}, {{"LD_PRELOAD", shim}, {"KERF_KILL_AT", std::to_string(k)}}).code,
-                      128 + SIGKILL);
-            const Outcome resumed = kerf({"run", recipe.string(), "--resume"});
-            ASSERT_EQ(resumed.code, 0) << "killed at " << k << ": " << resumed.err;
-            ASSERT_EQ(lasting_files(small.folder / "out"), expected) << "killed at " << k << " of\n" << stages;
-        }
+        SCOPED_TRACE(stages);
+        survives_kills(recipe, small.folder / "out", every(2, 13));
     }
 }
 

@@ -2,7 +2,7 @@
 // Whole runs through the kerf command on a small random model: resuming, threads, memory, sizes.
 #include "core/support/text.hpp"
 #include "core/weights/tensor_file.hpp"
-#include "tests/e2e/command.hpp"
+#include "tests/e2e/small_run.hpp"
 
 namespace kerf::e2e {
 namespace {
@@ -37,22 +37,10 @@ struct SmallRun {
 /// Kills a run at its k-th change of a file, resumes it, and compares; for every k.
 void survives_every_kill(const std::string& stages, const std::string& format) {
     const SmallRun small(stages, format);
-    const std::string shim = KERF_BUILD "/tests/libkerf_kill_shim.so";
-    const fs::path count_file = small.folder / "count";
-    const Outcome whole = small.run({}, {{"LD_PRELOAD", shim}, {"KERF_KILL_COUNT", count_file.string()}});
-    ASSERT_EQ(whole.code, 0) << whole.err;
-    const long calls = std::stol(slurp(count_file));
-    ASSERT_GT(calls, 50);
-    const auto expected = lasting_files(small.output());
-    for (long k = 1; k <= calls; ++k) {
-        fs::remove_all(small.output());
-        ASSERT_EQ(small.run({}, {{"LD_PRELOAD", shim}, {"KERF_KILL_AT", std::to_string(k)}}).code, 128 + SIGKILL)
-            << "at " << k;
-        const Outcome resumed = small.run({"--resume"});
-        ASSERT_EQ(resumed.code, 0) << "killed at " << k << " of " << calls << ": " << resumed.err;
-        ASSERT_EQ(lasting_files(small.output()), expected) << "killed at " << k << " of " << calls;
-        ASSERT_FALSE(fs::exists(small.output().string() + ".partial")) << "killed at " << k;
-    }
+    survives_kills(small.folder / "recipe.toml", small.output(), [](long calls) {
+        EXPECT_GT(calls, 50);
+        return every(1, 1)(calls);
+    });
 }
 
 TEST(Resume, GivesTheSameBytesAfterAKillAtAnyWriteOfAGptqRun) {
@@ -61,24 +49,17 @@ TEST(Resume, GivesTheSameBytesAfterAKillAtAnyWriteOfAGptqRun) {
 
 TEST(Resume, GivesTheSameBytesAfterAKillInATwoStageRunWherePlacesAreSampled) {
     const SmallRun small(magnitude_stage + gptq_stage, "hf");
-    const std::string shim = KERF_BUILD "/tests/libkerf_kill_shim.so";
-    const Outcome whole = small.run({}, {{"LD_PRELOAD", shim}, {"KERF_KILL_COUNT", (small.folder / "count").string()}});
-    ASSERT_EQ(whole.code, 0) << whole.err;
-    const long calls = std::stol(slurp(small.folder / "count"));
-    const auto expected = lasting_files(small.output());
     // A third of the places, and every one near the end, where folders change their names.
-    for (long k = 2; k <= calls; k += k + 24 < calls ? 9 : 1) {
-        fs::remove_all(small.output());
-        ASSERT_EQ(small.run({}, {{"LD_PRELOAD", shim}, {"KERF_KILL_AT", std::to_string(k)}}).code, 128 + SIGKILL);
-        ASSERT_EQ(small.run({"--resume"}).code, 0) << "killed at " << k;
-        ASSERT_EQ(lasting_files(small.output()), expected) << "killed at " << k;
-    }
+    survives_kills(small.folder / "recipe.toml", small.output(), [](long calls) {
+        std::vector<long> out;
+        for (long k = 2; k <= calls; k += k + 24 < calls ? 9 : 1) out.push_back(k);
+        return out;
+    });
 }
 
 TEST(Resume, RefusesToGoOnWithAnotherRecipe) {
     const SmallRun small(gptq_stage, "hf");
-    const std::string shim = KERF_BUILD "/tests/libkerf_kill_shim.so";
-    ASSERT_EQ(small.run({}, {{"LD_PRELOAD", shim}, {"KERF_KILL_AT", "60"}}).code, 128 + SIGKILL);
+    ASSERT_EQ(small.run({}, {{"LD_PRELOAD", kill_shim}, {"KERF_KILL_AT", "60"}}).code, 128 + SIGKILL);
     const Outcome other = small.run({"--resume", "--set", "stage.0.bits=3"});
     EXPECT_EQ(other.code, 2);
     EXPECT_NE(other.err.find("another recipe"), std::string::npos) << other.err;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // SliceGPT in recipes, through the kerf command on trained models.
 #include "core/support/text.hpp"
-#include "tests/e2e/command.hpp"
+#include "tests/e2e/small_run.hpp"
 
 namespace kerf::e2e {
 namespace {
@@ -64,20 +64,7 @@ TEST_P(SlicedPipeline, StagesComposeAndTheResultIsAModelAgain) {
 TEST_P(SlicedPipeline, ResumedAnywhereGivesTheSameBytes) {
     const Tiny tiny{GetParam(), {}, 2};
     const fs::path recipe = tiny.recipe(slimgpt + slicegpt + "refit = true\n" + gptq);
-    const std::string shim = KERF_BUILD "/tests/libkerf_kill_shim.so";
-    const fs::path count = tiny.folder / "count";
-    const Outcome whole = kerf({"run", recipe.string()}, {{"LD_PRELOAD", shim}, {"KERF_KILL_COUNT", count.string()}});
-    ASSERT_EQ(whole.code, 0) << whole.err;
-    const long calls = std::stol(slurp(count));
-    const auto expected = lasting_files(tiny.folder / "out");
-    for (long k = calls / 8; k <= calls; k += calls / 4) {
-        fs::remove_all(tiny.folder / "out");
-        ASSERT_EQ(kerf({"run", recipe.string()}, {{"LD_PRELOAD", shim}, {"KERF_KILL_AT", std::to_string(k)}}).code,
-                  128 + SIGKILL);
-        const Outcome resumed = kerf({"run", recipe.string(), "--resume"});
-        ASSERT_EQ(resumed.code, 0) << "killed at " << k << ": " << resumed.err;
-        EXPECT_TRUE(lasting_files(tiny.folder / "out") == expected) << "killed at " << k << " of " << calls;
-    }
+    survives_kills(recipe, tiny.folder / "out", [](long calls) { return every(calls / 8, calls / 4)(calls); });
 }
 
 TEST_P(SlicedPipeline, MemoryStaysWithinThePlan) {

@@ -3,41 +3,15 @@
 #include "core/support/text.hpp"
 #include "core/weights/checkpoint.hpp"
 #include "core/weights/tensor_file.hpp"
-#include "tests/e2e/command.hpp"
+#include "tests/e2e/small_run.hpp"
 
 namespace kerf::e2e {
 namespace {
 
 using nlohmann::json;
 
-/// 2 blocks, 4 heads in 2 KV groups, 96 channels.
-struct Small {
-    Folder folder;
-    explicit Small(std::int64_t windows = 4, std::int64_t length = 64) {
-        make_tiny_model(folder / "model");
-        make_tokens(folder / "tokens.safetensors", windows, length, 128);
-    }
-    fs::path recipe(const std::string& stages, const std::string& output = "out", const std::string& model = "model",
-                    const std::string& format = "hf") const {
-        const fs::path file = folder / (output + ".toml");
-        spill(file, core::text("[model]\npath = \"", model,
-                               "\"\n[calibration]\nsource = \"tokens\"\npath = \"tokens.safetensors\"\ntensor = "
-                               "\"calib\"\nsamples = 0\nlength = 0\n",
-                               stages, "[output]\npath = \"", output, "\"\ndtype = \"float32\"\nformat = \"", format,
-                               "\"\n"));
-        return file;
-    }
-};
-
 const std::string slimgpt = "[[stage]]\nmethod = \"slimgpt\"\nsparsity = 0.5\n";
 const std::string gptq = "[[stage]]\nmethod = \"gptq\"\nbits = 4\ngroup_size = 32\n";
-
-/// Where two texts part, for messages.
-std::string first_difference(const std::string& a, const std::string& b) {
-    const auto at = std::size_t(std::mismatch(a.begin(), a.end(), b.begin(), b.end()).first - a.begin());
-    const auto from = at > 80 ? at - 80 : 0;
-    return " at byte " + std::to_string(at) + ":\n" + a.substr(from, 160) + "\ninstead of\n" + b.substr(from, 160);
-}
 
 std::string weights(const fs::path& folder) {
     return slurp(folder / "model.safetensors");
@@ -67,24 +41,7 @@ TEST(Structured, OutputHasExactlyThePlannedSizeAndParameters) {
 TEST(Structured, ResumeGivesTheSameBytesWherePlacesAreSampled) {
     const Small small;
     const fs::path recipe = small.recipe(slimgpt + gptq);
-    const std::string shim = KERF_BUILD "/tests/libkerf_kill_shim.so";
-    const fs::path count = small.folder / "count";
-    const Outcome whole = kerf({"run", recipe.string()}, {{"LD_PRELOAD", shim}, {"KERF_KILL_COUNT", count.string()}});
-    ASSERT_EQ(whole.code, 0) << whole.err;
-    const long calls = std::stol(slurp(count));
-    const auto expected = lasting_files(small.folder / "out");
-    for (long k = 3; k <= calls; k += 11) {
-        fs::remove_all(small.folder / "out");
-        ASSERT_EQ(kerf({"run", recipe.string()}, {{"LD_PRELOAD", shim}, {"KERF_KILL_AT", std::to_string(k)}}).code,
-                  128 + SIGKILL);
-        const Outcome resumed = kerf({"run", recipe.string(), "--resume"});
-        ASSERT_EQ(resumed.code, 0) << "killed at " << k << ": " << resumed.err;
-        const auto files = lasting_files(small.folder / "out");
-        ASSERT_EQ(files.size(), expected.size()) << "killed at " << k;
-        for (const auto& [name, content] : expected)
-            ASSERT_TRUE(files.at(name) == content)
-                << name << ", killed at " << k << first_difference(files.at(name), content);
-    }
+    survives_kills(recipe, small.folder / "out", every(3, 11));
 }
 
 TEST(Structured, ThreadsDoNotChangeAByte) {
@@ -230,20 +187,9 @@ TEST(Structured, ADenseTargetResumesToTheSameBytes) {
     const Small small;
     const fs::path recipe =
         small.recipe("[[stage]]\nmethod = \"slimgpt\"\nsparsity = 0.5\ntarget = \"dense\"\nbeta = 0.5\n");
-    const std::string shim = KERF_BUILD "/tests/libkerf_kill_shim.so";
-    const fs::path count = small.folder / "count";
-    ASSERT_EQ(kerf({"run", recipe.string()}, {{"LD_PRELOAD", shim}, {"KERF_KILL_COUNT", count.string()}}).code, 0);
-    const auto expected = lasting_files(small.folder / "out");
-    const long calls = std::stol(slurp(count));
-    for (const long k : {calls / 3, calls / 2, 3 * calls / 4}) {
-        fs::remove_all(small.folder / "out");
-        ASSERT_EQ(kerf({"run", recipe.string()}, {{"LD_PRELOAD", shim}, {"KERF_KILL_AT", std::to_string(k)}}).code,
-                  128 + SIGKILL);
-        const Outcome resumed = kerf({"run", recipe.string(), "--resume"});
-        ASSERT_EQ(resumed.code, 0) << resumed.err;
-        for (const auto& [name, content] : expected)
-            ASSERT_TRUE(lasting_files(small.folder / "out").at(name) == content) << name << ", killed at " << k;
-    }
+    survives_kills(recipe, small.folder / "out", [](long calls) {
+        return std::vector{calls / 3, calls / 2, 3 * calls / 4};
+    });
 }
 
 TEST(Structured, BadInputIsOneSentenceAndNothingLeft) {
