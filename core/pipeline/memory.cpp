@@ -145,22 +145,6 @@ std::uint64_t compress_bytes(const InputGroup& group, bool with_refit) {
     return largest + MomentAccumulator::result_memory(group.features, group.needs) + (gram ? square * 4 * 2 : 0);
 }
 
-/// Widths of the values of which a stage keeps Grams for the next one.
-std::vector<std::int64_t> lent_features(const std::vector<Op>& ops, const Stage& sharer, std::size_t block) {
-    std::set<std::string> names;
-    for (const Target* target : sharer.in_block(block)) names.insert(target->name);
-    std::map<std::string, std::int64_t> by_value;
-    for (const AxisTarget* target : sharer.axes_in_block(block)) {
-        const Op& reader = ops[target->consumers.front()];
-        by_value[reader.in[0]] = reader.columns;
-    }
-    for (const auto& op : ops)
-        if (op.kind == OpKind::linear && names.contains(op.name)) by_value[op.in[0]] = op.columns;
-    std::vector<std::int64_t> out;
-    for (const auto& [value, features] : by_value) out.push_back(features);
-    return out;
-}
-
 }  // namespace
 
 std::uint64_t stage_memory(const Model& model, const Stage& stage, const Stage* sharer, DType compute,
@@ -173,24 +157,23 @@ std::uint64_t stage_memory(const Model& model, const Stage& stage, const Stage* 
         if (block == graph.blocks.size() && stage.in_block(block).empty()) continue;
         const auto& ops = block_ops(graph, block);
         const auto groups = input_groups(ops, stage, block);
-        const std::vector<std::int64_t> lent =
-            sharer ? lent_features(ops, *sharer, block) : std::vector<std::int64_t>();
+        // What the next stage will need of these values, as wide as they are here.
+        const auto lent = sharer ? input_groups(ops, *sharer, block) : std::vector<InputGroup>();
         const bool whole = stage.sequential == Sequential::block || stage.sequential == Sequential::none;
         std::uint64_t grams = 0, compress = 0, held = 0;
         const auto add_sums = [&](std::int64_t features, std::uint64_t needs) {
             const std::uint64_t one = MomentAccumulator::memory(features, needs);
             grams = whole ? grams + one : std::max(grams, one);
         };
-        for (const auto features : lent) {
-            add_sums(features, KERF_NEEDS_INPUT_GRAM);
-            held += std::uint64_t(features * features) * sizeof(float);
+        for (const auto& group : lent) {
+            add_sums(group.features, group.needs);
+            held += MomentAccumulator::result_memory(group.features, group.needs);
         }
         for (const auto& group : groups) {
             if (stage.has_stream()) add_sums(group.features, group.needs);
             if (stage.calibrated && !stage.has_stream())
-                held += std::uint64_t(group.features * group.features) * sizeof(float);
-            compress =
-                std::max(compress, compress_bytes(group, stage.refit) + (whole && stage.calibrated ? grams : 0));
+                held += MomentAccumulator::result_memory(group.features, group.needs);
+            compress = std::max(compress, compress_bytes(group, stage.refit) + (whole && stage.calibrated ? grams : 0));
         }
         if (!stage.has_stream()) {
             peak = std::max(peak, compress + held);
