@@ -73,8 +73,11 @@ std::string plan_of_pruning(const core::Plan& plan) {
             axes.push_back({{"kind", axis.kind}, {"units", axis.units}, {"removed", axis.removed}});
         const std::string pruned = show_pruned(axes, {{"before", stage.blocks_before}, {"after", stage.blocks_after}});
         if (pruned.empty() && stage.parameters_before == stage.parameters_after) continue;
-        out += text("stage ", i, "  ", stage.method, stage.exact ? ": " : ": about ", pruned,
-                    pruned.empty() ? "" : " go, ",
+        out += text("stage ", i, "  ", stage.method,
+                    stage.estimated ? ": at most "
+                    : stage.exact   ? ": "
+                                    : ": about ",
+                    pruned, pruned.empty() ? "" : " go, ",
                     parameters_line(double(stage.parameters_before), double(stage.parameters_after)), "\n");
     }
     return out.empty() ? out : out + "\n";

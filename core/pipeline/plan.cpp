@@ -127,10 +127,10 @@ PlannedStage plan_stage(const Model& model, const Stage& stage, const Stage* sha
     out.blocks_after = std::int64_t(result.graph().blocks.size());
     out.parameters_before = model.parameters();
     out.parameters_after = result.parameters();
-    out.exact = !stage.whole || stage.whole->exact;
     out.block_runs = planned_block_runs(model, stage, sharer);
     out.sweeps = stage.whole ? stage.whole->sweeps.count : 0;
     out.estimated = stage.bases && stage.bases->estimated;
+    out.exact = !out.estimated && (!stage.whole || stage.whole->exact);
     out.flops = stage_flops(model, stage);
     out.disk_bytes = state_bytes(model, stage, compute) + (stage.bases ? stage.bases->basis_bytes() : 0);
     if (stage.calibrated || stage.bases)
@@ -253,7 +253,8 @@ void check_sharer(const StageSpec& spec, const Prepared& prepared) {
         bad_input(spec.location, ": ", spec.method, " needs no Gram matrices, so there is nothing to share; leave out ",
                   "sequential = \"shared\"");
     if (prepared.stages.back().dense_stream || prepared.stages.back().expanded)
-        bad_input(spec.location, ": ", spec.method, " needs a pass of its own with these options (a dense target, keys of ",
+        bad_input(spec.location, ": ", spec.method,
+                  " needs a pass of its own with these options (a dense target, keys of ",
                   "their own for every head); leave out sequential = \"shared\"");
     const std::size_t blocks = prepared.models[index - 1].graph().blocks.size();
     if (end_of_pass(prepared.stages, index - 1, blocks) <= index)
