@@ -218,6 +218,12 @@ std::string drawn_series(const Series& one, std::size_t style, const Scale& x, c
 
 }  // namespace
 
+Series& series_named(std::vector<Series>& series, const std::string& label) {
+    const auto found =
+        std::find_if(series.begin(), series.end(), [&](const Series& one) { return one.label == label; });
+    return found != series.end() ? *found : series.emplace_back(Series{label, {}});
+}
+
 std::string line_chart(const std::string& title, const std::string& y_label, const std::vector<Series>& series,
                        const std::string& x_label) {
     Range blocks, values;

@@ -37,6 +37,8 @@ struct Series {
     };
     std::vector<Point> points;
 };
+/// The line with this label, made when there is none.
+Series& series_named(std::vector<Series>& series, const std::string& label);
 /// Lines with markers, y on a logarithmic axis when all are above zero and far apart. Series differ
 /// in colour and in the shape of their markers; more than eight share them. Empty when there is nothing to draw.
 std::string line_chart(const std::string& title, const std::string& y_label, const std::vector<Series>& series,

@@ -37,9 +37,8 @@ std::vector<Series> shares_by_block(const std::vector<Width>& widths) {
     std::vector<Series> out;
     for (const auto& width : widths) {
         if (width.block < 0) continue;
-        auto found = std::find_if(out.begin(), out.end(), [&](const auto& s) { return s.label == width.kind; });
-        if (found == out.end()) found = out.insert(out.end(), {width.kind, {}});
-        if (!found->points.empty() && found->points.back().x == width.block) continue;
+        Series& series = series_named(out, width.kind);
+        if (!series.points.empty() && series.points.back().x == width.block) continue;
         double before = 0, removed = 0;
         for (const auto& other : widths)
             if (other.kind == width.kind && other.block == width.block) {
@@ -47,7 +46,7 @@ std::vector<Series> shares_by_block(const std::vector<Width>& widths) {
                 removed += other.removed;
             }
         const double share = before > 0 ? removed / before : 0;
-        found->points.push_back({width.block, 100 * share, text(width.kind, ": ", percent(share))});
+        series.points.push_back({width.block, 100 * share, text(width.kind, ": ", percent(share))});
     }
     return out;
 }

@@ -213,10 +213,7 @@ std::string provenance(const json& run) {
                "\n";
     json rest = block;
     rest.erase("recipe");
-    if (!rest.empty())
-        out += element("details", "",
-                       element("summary", "", "Inputs, plugins and calibration, with checksums") + json_rows(rest)) +
-               "\n";
+    if (!rest.empty()) out += details("Inputs, plugins and calibration, with checksums", json_rows(rest));
     return out;
 }
 

@@ -44,9 +44,7 @@ std::vector<Series> series_of(const json& linears, std::string_view key) {
         const Place place = place_of(name);
         const double value = number_at(linear, {key});
         if (place.block < 0 || !std::isfinite(value)) continue;
-        auto found = std::find_if(out.begin(), out.end(), [&](const auto& s) { return s.label == place.role; });
-        if (found == out.end()) found = out.insert(out.end(), {place.role, {}});
-        found->points.push_back({place.block, value, name + ": " + significant(value)});
+        series_named(out, place.role).points.push_back({place.block, value, name + ": " + significant(value)});
     }
     for (auto& one : out)
         std::stable_sort(one.points.begin(), one.points.end(), [](const auto& a, const auto& b) { return a.x < b.x; });
