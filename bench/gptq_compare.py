@@ -140,18 +140,18 @@ def make_contenders(options, work, block_linears):
 # --- One run ---------------------------------------------------------------------------------------------------------
 
 class MetricsWatcher(threading.Thread):
-    """Notes when kerf's metrics.jsonl under `folder` first holds `lines` lines: block 0 is done then."""
+    """Notes when kerf's metrics.jsonl under `folder` first speaks of `linears` linears: block 0 is done then."""
 
-    def __init__(self, folder, lines, start):
+    def __init__(self, folder, linears, start):
         super().__init__(daemon=True)
-        self.folder, self.lines, self.start_time = folder, lines, start
+        self.folder, self.linears, self.start_time = folder, linears, start
         self.seconds, self.finished = None, threading.Event()
 
     def run(self):
         while self.seconds is None and not self.finished.wait(0.01):
             for file in self.folder.rglob("metrics.jsonl"):
                 try:
-                    if file.read_bytes().count(b"\n") >= self.lines:
+                    if file.read_bytes().count(b'"event":"linear"') >= self.linears:
                         self.seconds = time.monotonic() - self.start_time
                 except FileNotFoundError:
                     pass  # renamed between the listing and the reading

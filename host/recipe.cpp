@@ -184,11 +184,12 @@ core::StageSpec RecipeReader::read_stage(const TableReader& table) const {
 }
 
 core::EvaluationSpec RecipeReader::read_evaluation(const TableReader& table) const {
-    table.allow_only({"before", "perplexity", "kl", "tasks", "tasks_path", "generate"});
+    table.allow_only({"before", "between", "perplexity", "kl", "tasks", "tasks_path", "generate"});
     for (const auto* key : {"tasks", "tasks_path", "generate"})
         if (table.has(key)) table.refuse(key, not_yet, "; leave it out");
     core::EvaluationSpec out;
     out.before = table.flag("before", true);
+    out.between = table.flag("between", true);
     out.kl = table.flag("kl", false);
     for (const auto& entry : table.tables("perplexity")) {
         entry.allow_only({"name", "source", "path", "tensor", "field", "length", "samples"});

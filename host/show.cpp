@@ -139,6 +139,8 @@ std::string stage_line(const json& stage, std::size_t number) {
         out += text(", error ", significant(sum / double(known)), " on average, at most ", significant(worst), " (",
                     worst_name, ")");
     if (const std::string walked = passes_of(stage); !walked.empty()) out += ", " + walked;
+    if (const json figures = part(stage, "perplexity"); figures.is_object())
+        for (const auto& [name, figure] : figures.items()) out += text(", perplexity ", name, " ", with_error(figure));
     return out + text(", ", format_seconds(number_at(stage, {"seconds"}))) + "\n";
 }
 

@@ -65,13 +65,22 @@ std::int64_t planned_block_runs(const Model& model, const Stage& stage, const St
     return out;
 }
 
+/// In a recipe without stages, the result is the input.
+std::vector<const Model*> evaluated_models(const Prepared& prepared, const Recipe& recipe) {
+    std::vector<const Model*> out;
+    if (recipe.evaluation.before || recipe.evaluation.kl) out.push_back(&prepared.model);
+    for (std::size_t i = 1; recipe.evaluation.between && i + 1 < prepared.models.size(); ++i)
+        out.push_back(&prepared.models[i]);
+    out.push_back(&prepared.models.back());
+    return out;
+}
+
 double evaluation_flops(const Prepared& prepared, const Recipe& recipe) {
     double sum = 0;
     for (const auto& [name, windows] : prepared.evaluation)
-        for (const Model* model : {&prepared.model, &prepared.models.back()})
-            if (model != &prepared.model || recipe.evaluation.before || recipe.evaluation.kl)
-                sum += double(windows.samples * windows.length) *
-                       cost_of(model->graph(), windows.length).total.prefill_flops;
+        for (const Model* model : evaluated_models(prepared, recipe))
+            sum +=
+                double(windows.samples * windows.length) * cost_of(model->graph(), windows.length).total.prefill_flops;
     return sum;
 }
 
@@ -162,7 +171,7 @@ std::uint64_t plan_memory(const Recipe& recipe, const Prepared& prepared, std::i
         peak = std::max(peak, bytes);
     }
     for (const auto& [name, windows] : prepared.evaluation)
-        for (const Model* model : {&prepared.model, &prepared.models.back()})
+        for (const Model* model : evaluated_models(prepared, recipe))
             peak =
                 std::max(peak, idle + with_allocator_share(evaluation_memory(*model, windows.length, windows.samples,
                                                                              recipe.evaluation.kl, compute, threads)));
@@ -287,6 +296,13 @@ OutputLayout layout_of(const Recipe& recipe, const Prepared& prepared, std::size
         options.dtype = recipe.output.dtype;
     }
     return OutputLayout(model, prepared.model, stage, options);
+}
+
+std::uint64_t bytes_of_dense(const Recipe& recipe, const Prepared& prepared, const Model& model) {
+    OutputLayout::Options options;
+    options.shard_bytes = recipe.output.shard_bytes;
+    options.dtype = recipe.output.dtype;
+    return OutputLayout(model, prepared.model, nullptr, options).shards().total_bytes();
 }
 
 Prepared prepare(const Recipe& recipe, const Components& components) {

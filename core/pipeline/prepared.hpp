@@ -27,6 +27,9 @@ Prepared prepare(const Recipe& recipe, const Components& components);
 /// The layout of stage `index` (or, for recipes without stages, of the copy) over the model that it leaves.
 OutputLayout layout_of(const Recipe& recipe, const Prepared& prepared, std::size_t index, const Model& model);
 
+/// Size of a model as dense weights in the recipe's output dtype: of what an earlier stage leaves, were it written.
+std::uint64_t bytes_of_dense(const Recipe& recipe, const Prepared& prepared, const Model& model);
+
 /// The stage that takes its Grams from stage `index`, or null.
 const Stage* sharer_of(const std::vector<Stage>& stages, std::size_t index);
 

@@ -46,6 +46,7 @@ struct PerplexitySpec {
 
 struct EvaluationSpec {
     bool before = true;
+    bool between = true;  ///< perplexities of what each stage leaves, not of the last one's result alone
     std::vector<PerplexitySpec> perplexity;
     bool kl = false;
 };

@@ -4,12 +4,9 @@
 #include <algorithm>
 #include <chrono>
 
-#include "core/eval/evaluate.hpp"
 #include "core/pipeline/basis_stage.hpp"
-#include "core/pipeline/journal.hpp"
-#include "core/pipeline/meter.hpp"
+#include "core/pipeline/evaluation.hpp"
 #include "core/pipeline/model_stage.hpp"
-#include "core/pipeline/prepared.hpp"
 #include "core/pipeline/save.hpp"
 #include "core/pipeline/stream_pass.hpp"
 #include "core/report/environment.hpp"
@@ -23,13 +20,6 @@ namespace {
 
 using nlohmann::json;
 namespace fs = std::filesystem;
-
-json perplexity_json(const Perplexity& figure) {
-    return {{"value", figure.value},
-            {"standard_error", figure.standard_error},
-            {"tokens", figure.tokens},
-            {"windows", figure.windows}};
-}
 
 /// The unfinished output beside its final place.
 fs::path partial_folder(const fs::path& output) {
@@ -46,7 +36,8 @@ public:
           prepared_(prepare(recipe, components)),
           resume_(resume),
           meter_(observer, prepared_.plan.flops),
-          partial_(partial_folder(recipe.output.path)) {}
+          partial_(partial_folder(recipe.output.path)),
+          events_(partial_ / "metrics.jsonl") {}
 
     json execute() {
         const auto started = std::chrono::steady_clock::now();
@@ -60,6 +51,7 @@ public:
         }
         meter_.keep_warnings([this](const std::string& message) {
             journal_->add({{"kind", "warning"}, {"message", message}});
+            events_.add("warning", {{"message", message}});
         });
         try {
             work();
@@ -88,9 +80,8 @@ private:
     json identity() const;
     json provenance() const;
     void work();
-    void evaluate_before();
     Model run_stages(std::size_t first, std::size_t& past, const Model& input);
-    RunTools tools() { return {recipe_, prepared_, *journal_, meter_, partial_}; }
+    RunTools tools() { return {recipe_, prepared_, *journal_, events_, meter_, partial_}; }
     struct Walk {
         double seconds = 0;
         std::int64_t block_runs = 0;
@@ -98,6 +89,7 @@ private:
     std::int64_t runs_of(std::size_t index) const;
     void report_forward();
     void report_stage(std::size_t index, const Model& input, const Model& result, const Walk& walk);
+    void measure_stage(std::size_t index, const Model& result);
     void decide(std::size_t index, const Model& input);
     Model write_edited(std::size_t index, const Model& input, std::chrono::steady_clock::time_point started);
     fs::path prepare_folder(std::size_t index, const Model& input, const Model& result, const OutputLayout& layout);
@@ -108,7 +100,6 @@ private:
                              const fs::path& folder);
     void write_block(std::size_t index, std::size_t block, ResultWriter& writer);
     void resolve_again(std::size_t first, const Model& input);
-    void evaluate_after(const Model& result);
     void write_side_files(const Model& model, const OutputLayout& layout);
     void finish();
     void publish();
@@ -119,6 +110,7 @@ private:
     bool resume_;
     Meter meter_;
     fs::path partial_;
+    Events events_;
     std::optional<Journal> journal_;
     json provenance_, report_;
     std::int64_t pass_ = 0;        ///< walks over the blocks so far
@@ -208,7 +200,10 @@ void Run::work() {
     report_["stages"] = json::array();
     report_["parameters"] = {{"before", prepared_.plan.parameters_before}, {"after", prepared_.plan.parameters_after}};
     report_["bytes"] = {{"before", prepared_.plan.input_bytes}, {"after", prepared_.plan.output_bytes}};
-    if (recipe_.evaluation.before && !recipe_.evaluation.kl) evaluate_before();
+    if (recipe_.evaluation.before && !recipe_.evaluation.kl) {
+        meter_.phase("evaluate before");
+        report_["before"]["perplexity"] = perplexities(tools(), prepared_.model, "before", -1);
+    }
 
     Model current = prepared_.model;
     const std::size_t count = std::max<std::size_t>(1, prepared_.stages.size());
@@ -222,27 +217,8 @@ void Run::work() {
     report_forward();
     report_["parameters"]["after"] = current.parameters();
     result_ = current;
-    evaluate_after(current);
-}
-
-void Run::evaluate_before() {
-    meter_.phase("evaluate before");
-    for (const auto& [name, windows] : prepared_.evaluation) {
-        json figure;
-        if (const json* known = journal_->find("before " + name, -1, -1)) {
-            figure = (*known)["figure"];
-        } else {
-            meter_.detail(name);
-            const double flops_a_token = flops_of_a_step(prepared_.model.graph(), windows.length);
-            figure = perplexity_json(
-                evaluate(prepared_.model, nullptr, windows, recipe_.model.compute, partial_, [&](std::int64_t tokens) {
-                    meter_.check_cancelled();
-                    meter_.add(double(tokens) * flops_a_token);
-                }).model);
-            journal_->add({{"kind", "before " + name}, {"figure", figure}});
-        }
-        report_["before"]["perplexity"][name] = figure;
-    }
+    meter_.phase("evaluate");
+    evaluate_result(tools(), current, report_);
 }
 
 /// Stage `first` and those that go through the blocks with it; `past` becomes one past the last of them.
@@ -338,6 +314,22 @@ void Run::report_stage(std::size_t index, const Model& input, const Model& resul
     if (stage.whole)
         report_["stages"].back()["metrics"] = (*journal_->find("decided", std::int64_t(index), -1))["metrics"];
     if (stage.bases) report_["stages"].back()["positions"] = positions;
+    measure_stage(index, result);
+}
+
+/// Size and perplexities of what a stage leaves; those of the last one are the run's.
+void Run::measure_stage(std::size_t index, const Model& result) {
+    json& stage = report_["stages"].back();
+    const bool last = index + 1 >= prepared_.stages.size();
+    stage["bytes"] = last ? report_["bytes"]["after"].get<std::uint64_t>() : bytes_of_dense(recipe_, prepared_, result);
+    if (!last && recipe_.evaluation.between && !prepared_.evaluation.empty()) {
+        meter_.phase(text("evaluate after ", prepared_.stages[index].method_id));
+        stage["perplexity"] = perplexities(tools(), result, "after stage", std::int64_t(index));
+    }
+    json event{{"stage", index}};
+    for (const char* key : {"method", "seconds", "peak_bytes", "parameters", "blocks", "bytes", "forward"})
+        event[key] = stage[key];
+    events_.add("stage", std::move(event));
 }
 
 /// What comes later is checked against the model that there is, no longer the planned one.
@@ -359,6 +351,8 @@ BasisRunner::Hooks Run::basis_hooks(std::size_t index, const BasisStage& stage) 
         for (const auto& [key, value] : metrics) line[key] = value;
         journal_->add({{"kind", text(kind, position)}, {"stage", index}, {"block", -1}, {"figures", line}});
         meter_.detail(at.name);
+        line["stage"] = index;
+        events_.add("position", std::move(line));
     };
     return {.chosen = [keep](std::size_t position, const Figures& metrics) { keep("position ", position, metrics); },
             .fitted = [keep](std::size_t position, const Figures& metrics) { keep("readers ", position, metrics); },
@@ -433,9 +427,10 @@ Model Run::run_bases(std::size_t index, const Model& input) {
         runner.forget(block);
     }
     write_block(index, layout.outside(), writer);
-    report_stage(index, input, bases.result, {seconds_since(started), prepared_.plan.stages[index].block_runs});
+    const Model result = bases.result.with_weights(Checkpoint::open(folder));
+    report_stage(index, input, result, {seconds_since(started), prepared_.plan.stages[index].block_runs});
     ++pass_;
-    return bases.result.with_weights(Checkpoint::open(folder));
+    return result;
 }
 
 /// Has a method that sees the whole model say what goes, or reads what an interrupted run had it say.
@@ -455,6 +450,9 @@ void Run::decide(std::size_t index, const Model& input) {
                        {"block", -1},
                        {"edits", edits_json(pruned.edits)},
                        {"metrics", pruned.metrics}});
+        json event(pruned.metrics);
+        event["stage"] = index;
+        events_.add("decided", std::move(event));
     }
     settle(stage, input, edits_from((*journal_->find("decided", std::int64_t(index), -1))["edits"]));
     // Later stages may go through the blocks with this one.
@@ -463,37 +461,18 @@ void Run::decide(std::size_t index, const Model& input) {
 
 /// A result that no stream of blocks has to make: hidden channels or whole layers went.
 Model Run::write_edited(std::size_t index, const Model& input, std::chrono::steady_clock::time_point started) {
-    const Model& result = prepared_.stages[index].whole->result;
-    const OutputLayout layout = layout_of(recipe_, prepared_, index, result);
-    const fs::path folder = prepare_folder(index, input, result, layout);
-    ResultWriter writer = open_writer(index, layout, result, folder);
+    const Model& edited = prepared_.stages[index].whole->result;
+    const OutputLayout layout = layout_of(recipe_, prepared_, index, edited);
+    const fs::path folder = prepare_folder(index, input, edited, layout);
+    ResultWriter writer = open_writer(index, layout, edited, folder);
     for (std::size_t block = 0; block <= layout.outside(); ++block) {
         meter_.check_cancelled();
         write_block(index, block, writer);
     }
+    const Model result = edited.with_weights(Checkpoint::open(folder));
     report_stage(index, input, result, {seconds_since(started), 0});
     ++pass_;
-    return result.with_weights(Checkpoint::open(folder));
-}
-
-void Run::evaluate_after(const Model& result) {
-    meter_.phase("evaluate");
-    const Model* reference = recipe_.evaluation.kl ? &prepared_.model : nullptr;
-    for (const auto& [name, windows] : prepared_.evaluation) {
-        meter_.detail(name);
-        const double flops_a_token = flops_of_a_step(result.graph(), windows.length);
-        const Evaluated figures =
-            evaluate(result, reference, windows, recipe_.model.compute, partial_, [&](std::int64_t tokens) {
-                meter_.check_cancelled();
-                meter_.add(double(tokens) * flops_a_token);
-            });
-        report_["after"]["perplexity"][name] = perplexity_json(figures.model);
-        if (!reference) continue;
-        report_["before"]["perplexity"][name] = perplexity_json(figures.reference);
-        report_["kl"][name] = figures.agreement.kl;
-        report_["kl_standard_error"][name] = figures.agreement.kl_standard_error;
-        report_["top1_agreement"][name] = figures.agreement.top1;
-    }
+    return result;
 }
 
 void Run::write_side_files(const Model& model, const OutputLayout& layout) {
@@ -533,6 +512,7 @@ void Run::finish() {
     report_["environment"] = environment_json();
     report_["provenance"] = provenance_;
     write_report(report_, partial_);
+    events_.add("finished", {{"seconds", report_["seconds"]}, {"peak_bytes", report_["peak_bytes"]}});
     journal_->add({{"kind", "finished"}});
 }
 
@@ -555,39 +535,6 @@ void Run::publish() {
 
 json run_recipe(const Recipe& recipe, const Components& components, bool resume, const Observer& observer) {
     return Run(recipe, components, resume, observer).execute();
-}
-
-json evaluate_model(const EvalRequest& request, const Components& components, const Observer& observer) {
-    initialise_execution();
-    const auto started = std::chrono::steady_clock::now();
-    const Model model = Model::open(request.model, components);
-    std::optional<Model> reference;
-    if (!request.reference.empty()) reference = Model::open(request.reference, components);
-    std::unique_ptr<Tokenizer> tokenizer;
-    json out{{"model", request.model.string()}, {"perplexity", json::object()}};
-    for (const auto& spec : request.perplexity) {
-        if (spec.text.source != "tokens" && !tokenizer) tokenizer = Tokenizer::open(model.folder());
-        const Windows windows = evaluation_windows(spec.text, tokenizer.get(), model.graph().vocabulary);
-        model.check_length(windows.length, spec.name);
-        const double total =
-            double(windows.samples * windows.length) * double(model.graph().blocks.size() + 1) * (reference ? 2 : 1);
-        double done = 0;
-        const Evaluated figures =
-            evaluate(model, reference ? &*reference : nullptr, windows, request.compute, fs::temp_directory_path(),
-                     [&](std::int64_t tokens) {
-                         if (observer.cancelled && observer.cancelled()) throw Error(Fault::cancelled, "interrupted");
-                         done += double(tokens);
-                         if (observer.progress) observer.progress("evaluate", spec.name, std::min(done, total), total);
-                     });
-        out["perplexity"][spec.name] = perplexity_json(figures.model);
-        if (!reference) continue;
-        out["reference"][spec.name] = perplexity_json(figures.reference);
-        out["kl"][spec.name] = figures.agreement.kl;
-        out["kl_standard_error"][spec.name] = figures.agreement.kl_standard_error;
-        out["top1_agreement"][spec.name] = figures.agreement.top1;
-    }
-    out["seconds"] = seconds_since(started);
-    return out;
 }
 
 }  // namespace kerf::core

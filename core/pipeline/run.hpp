@@ -44,7 +44,6 @@ struct PlannedStage {
     std::uint64_t disk_bytes = 0;  ///< temporary, beside the output
     std::int64_t tokens = 0;
     bool estimated = false;  ///< sizes that it leaves follow from the data: the plan's are upper bounds
-    bool spilled = false;  ///< hidden states go to a file to hold the budget
 };
 struct Plan {
     std::vector<PlannedStage> stages;

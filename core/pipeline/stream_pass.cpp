@@ -31,10 +31,6 @@ bool can_be_followed(const Stage& stage, std::size_t blocks) {
 
 }  // namespace
 
-std::filesystem::path RunTools::folder_of(std::size_t stage) const {
-    return stage + 1 >= prepared.stages.size() ? folder : folder / text("stage-", stage);
-}
-
 std::size_t end_of_pass(const std::vector<Stage>& stages, std::size_t first, std::size_t blocks) {
     std::size_t last = first + 1;
     // What a method that sees the whole model will do is known once there is its input.
@@ -254,12 +250,12 @@ std::int64_t StreamPass::compress(Part& part, BlockRunner& runner, std::size_t b
 }
 
 /// A line of metrics.jsonl and of the report.
-void StreamPass::add_metrics(json& linears, json line) {
+void StreamPass::add_metrics(std::size_t stage, json& linears, json line) {
     line["rss_bytes"] = resident_bytes();
-    const auto path = tools_.folder / "metrics.jsonl";
-    File metrics = File::open(path, std::filesystem::exists(path) ? File::Mode::read_write : File::Mode::write_new);
-    metrics.append(line.dump() + "\n");
     tools_.meter.detail(line["name"]);
+    json event = line;
+    event["stage"] = stage;
+    tools_.events.add("linear", std::move(event));
     linears.push_back(std::move(line));
 }
 
@@ -269,7 +265,7 @@ BlockRunner::Hooks StreamPass::hooks(Part& part, json& linears, PrunedParts& pru
                     part.writer->write_linear(target, made);
                     json line{{"name", target.name}, {"shape", {target.out, target.in}}};
                     for (const auto& [key, value] : made.metrics) line[key] = value;
-                    add_metrics(linears, std::move(line));
+                    add_metrics(part.index, linears, std::move(line));
                 },
             .pruned =
                 [this, &part, &linears, &pruned](const AxisTarget& target, Pruned&& made) {
@@ -281,7 +277,7 @@ BlockRunner::Hooks StreamPass::hooks(Part& part, json& linears, PrunedParts& pru
                                   {"units", target.axis->size},
                                   {"removed", made.units.size()}};
                         for (const auto& [key, value] : consumer.metrics) line[key] = value;
-                        add_metrics(linears, std::move(line));
+                        add_metrics(part.index, linears, std::move(line));
                     }
                     pruned.add(part.input, target, std::move(made));
                 },

@@ -8,21 +8,9 @@
 #include <vector>
 
 #include "core/pipeline/block_runner.hpp"
-#include "core/pipeline/journal.hpp"
-#include "core/pipeline/meter.hpp"
-#include "core/pipeline/prepared.hpp"
+#include "core/pipeline/tools.hpp"
 
 namespace kerf::core {
-
-/// What the parts of a run work with.
-struct RunTools {
-    const Recipe& recipe;
-    const Prepared& prepared;
-    Journal& journal;
-    Meter& meter;
-    const std::filesystem::path& folder;  ///< the unfinished output
-    std::filesystem::path folder_of(std::size_t stage) const;
-};
 
 /// One past the last of the stages from `first` on that go through the blocks together: none of them needs more of its
 /// input than the block that it works on and what the earlier ones gave, so the bytes are those of one stage after the
@@ -60,7 +48,7 @@ private:
     void stream_again(Part& part, std::size_t block);
     void make(Part& part, std::size_t block, const Part* sharer);
     std::int64_t compress(Part& part, BlockRunner& runner, std::size_t block, const Part* sharer);
-    void add_metrics(nlohmann::json& linears, nlohmann::json line);
+    void add_metrics(std::size_t stage, nlohmann::json& linears, nlohmann::json line);
     BlockRunner::Hooks hooks(Part& part, nlohmann::json& linears, PrunedParts& pruned);
 
     RunTools tools_;

@@ -100,23 +100,43 @@ std::string head(const json& run) {
 // ---- Quality
 // ----------------------------------------------------------------------------------------------------------
 
+/// One state of the model, from the input to the result.
+struct State {
+    std::string label;
+    const json* figures;  ///< perplexities by text
+    double bytes = NAN;
+    bool made = true;
+};
+
+/// The input, what each stage left, the result.
+std::vector<State> states_of(const json& run) {
+    std::vector<State> out{{"before", &perplexities(run, "before"), number_at(run, {"bytes", "before"}), false}};
+    const json& stages = part(run, "stages");
+    for (std::size_t i = 0; i + 1 < stages.size(); ++i)
+        out.push_back({text("after ", text_at(stages[i], "method")), &part(stages[i], "perplexity"),
+                       number_at(stages[i], {"bytes"})});
+    out.push_back({stages.size() > 1 ? text("after ", text_at(stages.back(), "method")) : "after",
+                   &perplexities(run, "after"), number_at(run, {"bytes", "after"})});
+    return out;
+}
+
 std::string perplexity_charts(const json& run, const std::vector<std::string>& names) {
     std::string out;
     for (const auto& name : names) {
         std::vector<Estimate> estimates;
-        for (const auto* when : {"before", "after"}) {
-            const json& found = part(perplexities(run, when), name);
+        for (const auto& state : states_of(run)) {
+            const json& found = part(*state.figures, name);
             const double value = number_at(found, {"value"}), error = number_at(found, {"standard_error"});
             if (std::isfinite(value))
-                estimates.push_back({when, value, std::isfinite(error) ? error : 0, with_error(found),
-                                     when == std::string_view("after")});
+                estimates.push_back(
+                    {state.label, value, std::isfinite(error) ? error : 0, with_error(found), state.made});
         }
         out +=
             figure("Perplexity on " + name, estimate_chart("Perplexity on " + name + " before and after", estimates));
     }
     if (out.empty()) return out;
     return out + element("p", "class=\"note\"",
-                         "Lower is better. Bars are one standard error; both models saw the same windows, so the "
+                         "Lower is better. Bars are one standard error; all models saw the same windows, so the "
                          "difference is surer than the bars suggest.");
 }
 
@@ -124,27 +144,33 @@ std::string quality(const json& run) {
     const auto names = evaluation_names(run);
     if (names.empty()) return {};
     Rows rows;
-    for (const auto& name : names) {
-        const json& was = part(perplexities(run, "before"), name);
-        const json& is = part(perplexities(run, "after"), name);
-        rows.push_back({escaped(name), with_error(was, 4), with_error(is, 4), significant(number_at(run, {"kl", name})),
-                        percent(number_at(run, {"top1_agreement", name}), 2), count(number_at(is, {"tokens"})),
-                        fixed(number_at(is, {"windows"}), 0)});
-    }
+    for (const auto& name : names)
+        for (const auto& state : states_of(run)) {
+            const json& found = part(*state.figures, name);
+            if (!found.is_object()) continue;
+            const bool result = state.figures == &perplexities(run, "after");
+            const auto compared = [&](const char* what) { return result ? number_at(run, {what, name}) : NAN; };
+            rows.push_back({escaped(name), escaped(state.label), with_error(found, 4), significant(compared("kl")),
+                            percent(compared("top1_agreement"), 2), count(number_at(found, {"tokens"})),
+                            fixed(number_at(found, {"windows"}), 0)});
+        }
     return perplexity_charts(run, names) +
-           table({"Text", "Before", "After", "KL, nats", "Top-1", "Tokens", "Windows"}, rows, "lrrrrrr");
+           table({"Text", "Model", "Perplexity", "KL, nats", "Top-1", "Tokens", "Windows"}, rows, "llrrrrr");
 }
 
 // ---- Sizes and time
 // -----------------------------------------------------------------------------------------------------
 
 std::string sizes(const json& run) {
-    const double before = number_at(run, {"bytes", "before"}), after = number_at(run, {"bytes", "after"});
-    std::string out =
-        figure("Checkpoint size",
-               bar_chart("Checkpoint size before and after",
-                         {{"before", before, bytes(before)},
-                          {"after", after, text(bytes(after), " (", percent(after / before, 0), ")"), true}}));
+    const double before = number_at(run, {"bytes", "before"});
+    std::vector<Bar> bars;
+    for (const auto& state : states_of(run))
+        if (std::isfinite(state.bytes))
+            bars.push_back({state.label, state.bytes,
+                            state.made ? text(bytes(state.bytes), " (", percent(state.bytes / before, 0), ")")
+                                       : bytes(state.bytes),
+                            state.made});
+    std::string out = figure("Checkpoint size", bar_chart("Checkpoint size before and after", bars));
     const double had = number_at(run, {"parameters", "before"}), has = number_at(run, {"parameters", "after"});
     if (std::isfinite(had) && std::isfinite(has) && had != has)
         out +=

@@ -70,6 +70,51 @@ INSTANTIATE_TEST_SUITE_P(LlamaTiny, FusedStages,
                                          Pair{sparsegpt, gptq, {4, 4}}),
                          [](const auto& info) { return core::text("Pair", info.index); });
 
+/// Two windows of llama-tiny to evaluate on.
+const std::string evaluation =
+    core::text("[evaluation]\nbefore = false\nperplexity = [{ name = \"w\", source = \"tokens\", path = \"",
+               KERF_TEST_DATA, "/golden/tokens-llama-tiny.safetensors\", tensor = \"eval\", samples = 2 }]\n");
+
+/// Lines of metrics.jsonl that are of this event.
+std::vector<json> events(const fs::path& folder, const std::string& event) {
+    std::vector<json> out;
+    std::istringstream lines(slurp(folder / "metrics.jsonl"));
+    for (std::string line; std::getline(lines, line);)
+        if (json read = json::parse(line); read["event"] == event) out.push_back(std::move(read));
+    return out;
+}
+
+TEST(BetweenStages, ThePerplexityIsThatOfTheFirstRecipeAlone) {
+    const Folder folder;
+    for (const auto& [stages, output] : {std::pair{slimgpt + gptq, "both"}, {slimgpt, "first"}}) {
+        const Outcome made = run(folder, stages + evaluation, output, llama_tiny);
+        ASSERT_EQ(made.code, 0) << made.err;
+    }
+    const json both = report_of(folder / "both"), first = report_of(folder / "first");
+    const json& between = both["stages"][0];
+    EXPECT_EQ(between["perplexity"], first["after"]["perplexity"]);
+    EXPECT_EQ(between["bytes"], first["bytes"]["after"]);
+    EXPECT_EQ(both["stages"][1]["bytes"], both["bytes"]["after"]);
+    EXPECT_FALSE(both["stages"][1].contains("perplexity")) << "that is the run's";
+    EXPECT_NE(slurp(folder / "both/report.html").find("after slimgpt"), std::string::npos);
+
+    const auto evaluated = events(folder / "both", "evaluated");
+    ASSERT_EQ(evaluated.size(), 2u);
+    EXPECT_EQ(evaluated[0]["value"], between["perplexity"]["w"]["value"]);
+    EXPECT_EQ(evaluated[1]["value"], both["after"]["perplexity"]["w"]["value"]);
+    EXPECT_EQ(events(folder / "both", "linear").size(), 8u + 28u) << "o and down of 4 blocks, then all linears";
+    EXPECT_EQ(events(folder / "both", "stage").size(), 2u);
+    EXPECT_EQ(events(folder / "both", "finished").size(), 1u);
+}
+
+TEST(BetweenStages, NothingIsMeasuredWhereTheRecipeSaysSo) {
+    const Folder folder;
+    const Outcome made = run(folder, magnitude + rtn + evaluation + "between = false\n", "out", llama_tiny);
+    ASSERT_EQ(made.code, 0) << made.err;
+    EXPECT_FALSE(report_of(folder / "out")["stages"][0].contains("perplexity"));
+    EXPECT_EQ(events(folder / "out", "evaluated").size(), 1u);
+}
+
 TEST(SharedGrams, OfAStageThatKeepsShapesAreThoseOfAPassOfTheirOwn) {
     const Folder folder;
     for (const auto& [stages, output, model] :

@@ -7,6 +7,7 @@
 
 #include "core/eval/evaluate.hpp"
 #include "core/exec/gradient_sweep.hpp"
+#include "core/graph/edit.hpp"
 #include "core/pipeline/model_scope.hpp"
 #include "core/plugin_api/host_table.hpp"
 #include "core/plugin_api/options.hpp"
@@ -33,10 +34,25 @@ struct Setting {
 std::vector<Setting> settings() {
     std::vector<Setting> out;
     const json golden = read_json(test_data("golden/llm-pruner.json"));
-    for (const std::string model : {"llama-tiny", "opt-tiny", "phi2-tiny", "phi3-tiny", "falcon-tiny"})
+    for (const std::string model :
+         {"llama-tiny", "llama-tiny-mha", "opt-tiny", "phi2-tiny", "phi3-tiny", "falcon-tiny"})
         for (const auto& setting : golden["models"][model]["settings"])
             if (setting.value("pruner_type", json()) != "random") out.push_back({model, setting});
     return out;
+}
+
+/// "llama-tiny-mha" is llama-tiny with a copy of its key and value head for every query head.
+const std::string mha = "-mha";
+std::string trained_name(const std::string& name) {
+    return name.ends_with(mha) ? name.substr(0, name.size() - mha.size()) : name;
+}
+Model open_model(const std::string& name) {
+    const Model model = Model::open(trained_model(trained_name(name)), components());
+    return name.ends_with(mha) ? model.edited(expand_keys(model.graph())) : model;
+}
+std::filesystem::path tokens_of(const std::string& name) {
+    const std::string trained = trained_name(name);
+    return golden_file(trained, "tokens-" + trained + ".safetensors");
 }
 
 /// The reference's settings in our options' names.
@@ -127,17 +143,17 @@ class LlmPrunerRun : public testing::TestWithParam<Setting> {};
 
 TEST_P(LlmPrunerRun, TakesAwayWhatTheGoldenOneDoes) {
     const auto& [name, golden] = GetParam();
-    KERF_SKIP_WITHOUT(name);
+    KERF_SKIP_WITHOUT(trained_name(name));
     const ScratchFolder scratch;
-    const Model model = Model::open(trained_model(name), components());
-    const Windows windows = token_windows(golden_file(name, "tokens-" + name + ".safetensors"), "calib");
+    const Model model = open_model(name);
+    const Windows windows = token_windows(tokens_of(name), "calib");
     const PrunedModel pruned = prune(model, windows, options_of(golden), scratch.path());
     EXPECT_EQ(pruned.model.parameters(), golden["params"]);
     // Sums in another order swap units of nearly equal importance at the threshold: then the perplexity has to agree.
     const bool listed = golden["mode"] != "layer_wise" &&
                         golden.contains("mlp_index_sha256_16") + golden.contains("hidden_index_sha256_16") > 0;
     if (listed && same_units(model, pruned, golden)) return;
-    const Windows eval = token_windows(golden_file(name, "tokens-" + name + ".safetensors"), "eval");
+    const Windows eval = token_windows(tokens_of(name), "eval");
     const double ppl = evaluate(pruned.model, nullptr, eval, DType::f32, scratch.path(), {}).model.value;
     const double expected = golden["ppl"].get<double>();
     EXPECT_NEAR(ppl, expected, golden.value("tolerance_rel", 0.003) * expected);

@@ -93,6 +93,19 @@ TEST(Report, ShowsFiguresPlotsAndProvenance) {
         EXPECT_NE(html.find(part), std::string::npos) << part;
 }
 
+TEST(Report, ShowsWhatEachStageLeft) {
+    json run = sample_run("wiki");
+    json pruned = run["stages"][0];
+    pruned["method"] = "slimgpt";
+    pruned["bytes"] = 80;
+    pruned["perplexity"] = {{"wiki", {{"value", 20.75}, {"standard_error", 0.25}}}};
+    run["stages"].insert(run["stages"].begin(), pruned);
+    const std::string html = report_html(run);
+    expect_balanced(html);
+    for (const auto* part : {"after slimgpt", "after wiki", "20.7500 ± 0.2500", "80 B (80 %)"})
+        EXPECT_NE(html.find(part), std::string::npos) << part;
+}
+
 TEST(Report, ShowsWhatWasPrunedAndWhatWasWarnedOf) {
     json run = sample_run();
     run["warnings"] = {"too few tokens <for> this"};
