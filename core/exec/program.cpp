@@ -19,6 +19,7 @@
 #include "core/support/error.hpp"
 #include "core/support/parallel.hpp"
 #include "core/support/transpose.hpp"
+#include "kernels/cpu/isa.hpp"
 
 namespace kerf::core {
 
@@ -79,8 +80,7 @@ void warm_up_execution() {
 }
 
 bool has_bfloat16_hardware() {
-    __builtin_cpu_init();
-    return __builtin_cpu_supports("avx512bf16") != 0;
+    return kernels::active_isa() != kernels::Isa::generic;
 }
 
 namespace {

@@ -23,8 +23,8 @@ void initialise_execution();
 /// buffers: some 20 MB) is then part of the process, so that a plan can measure it instead of guessing.
 void warm_up_execution();
 
-/// Whether this CPU multiplies bfloat16 matrices in hardware; without it, bfloat16 compute runs float32 products of
-/// bfloat16 operands and rounds the results, at float32's speed.
+/// Whether this CPU multiplies bfloat16 matrices faster than float32 ones; if not, bfloat16 compute runs float32
+/// products of bfloat16 operands and rounds the results, at float32's speed.
 bool has_bfloat16_hardware();
 
 /// An activation: [tokens, features] in the compute dtype, row-major, contiguous. Behind a dispatch, rows for an

@@ -162,6 +162,7 @@ void ResultWriter::write_linear(const Target& target, const Compressed& made) {
     const Op& op = block_ops(model_.graph(), target.block)[target.op];
     const std::string stored = model_.stored_name(op.weight);
     const DType dtype = layout_.dtype_of(stored);
+    if (dtype == DType::f32 && !op.transposed) return writer_->write(stored, std::as_bytes(std::span(made.weight)));
     std::vector<std::byte> bytes(made.weight.size() * dtype_bytes(dtype));
     if (op.transposed) {
         std::vector<float> turned(made.weight.size());

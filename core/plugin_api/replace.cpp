@@ -7,6 +7,7 @@
 #include <type_traits>
 
 #include "core/plugin_api/tables.hpp"
+#include "core/support/parallel.hpp"
 #include "core/support/text.hpp"
 
 namespace kerf::core {
@@ -156,15 +157,18 @@ Replacement read_int_group(const kerf_layer& layer, const kerf_replacement& give
 std::vector<float> Replacement::to_dense() const {
     if (dense()) return weight;
     std::vector<float> made(codes.size());
-    for (std::int64_t r = 0; r < out; ++r) {
-        const float* scale = scales.data() + r * groups;
-        const float* zero = zeros.data() + r * groups;
-        for (std::int64_t c = 0; c < in; ++c) {
-            const auto g = group_index[static_cast<std::size_t>(c)];
-            const auto at = static_cast<std::size_t>(r * in + c);
-            made[at] = scale[g] * (static_cast<float>(codes[at]) - zero[g]);
+    constexpr std::int64_t rows_at_a_time = 64;
+    parallel_for(out, rows_at_a_time, [&](std::int64_t lo, std::int64_t hi) {
+        for (std::int64_t r = lo; r < hi; ++r) {
+            const float* scale = scales.data() + r * groups;
+            const float* zero = zeros.data() + r * groups;
+            for (std::int64_t c = 0; c < in; ++c) {
+                const auto g = group_index[static_cast<std::size_t>(c)];
+                const auto at = static_cast<std::size_t>(r * in + c);
+                made[at] = scale[g] * (static_cast<float>(codes[at]) - zero[g]);
+            }
         }
-    }
+    });
     return made;
 }
 

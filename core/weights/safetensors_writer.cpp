@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <zlib.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <cstdio>
@@ -11,6 +12,7 @@
 #include <nlohmann/json.hpp>
 
 #include "core/support/error.hpp"
+#include "core/support/parallel.hpp"
 
 namespace kerf::core {
 namespace {
@@ -95,6 +97,22 @@ void reserve(File& file, std::uint64_t bytes) {
 
 unsigned long crc32_on(unsigned long crc, std::span<const std::byte> bytes) {
     return ::crc32_z(crc, reinterpret_cast<const Bytef*>(bytes.data()), bytes.size());
+}
+
+/// Writes on all threads, and gives the checksum that goes on from `crc`. A write is a copy into the page cache, which
+/// one thread does at a fraction of the memory's rate.
+unsigned long write_and_sum(File& file, std::uint64_t offset, std::span<const std::byte> bytes, unsigned long crc) {
+    constexpr std::size_t piece = 1 << 20;
+    std::vector<unsigned long> sums((bytes.size() + piece - 1) / piece, crc);
+    parallel_for(static_cast<std::int64_t>(bytes.size()), piece, [&](std::int64_t lo, std::int64_t hi) {
+        const auto part = bytes.subspan(static_cast<std::size_t>(lo), static_cast<std::size_t>(hi - lo));
+        file.write_at(offset + static_cast<std::uint64_t>(lo), part);
+        auto& sum = sums[static_cast<std::size_t>(lo) / piece];
+        sum = crc32_on(lo == 0 ? crc : 0, part);
+    });
+    for (std::size_t i = 1; i < sums.size(); ++i)
+        sums[0] = ::crc32_combine(sums[0], sums[i], static_cast<z_off_t>(std::min(piece, bytes.size() - i * piece)));
+    return sums.empty() ? crc : sums[0];
 }
 
 std::string hex(unsigned long crc) {
@@ -213,9 +231,8 @@ void ShardWriter::write_piece(std::string_view name, std::span<const std::byte> 
     Begun& begun = begun_[std::string(name)];
     if (bytes.size() > place.bytes - begun.bytes)
         internal_error("tensor ", name, " gets more than the ", place.bytes, " bytes that are planned");
-    files_[place.shard].write_at(place.offset + begun.bytes, bytes);
+    begun.crc = write_and_sum(files_[place.shard], place.offset + begun.bytes, bytes, begun.crc);
     begun.bytes += bytes.size();
-    begun.crc = crc32_on(begun.crc, bytes);
     if (begun.bytes < place.bytes) return;
     checksums_.insert_or_assign(std::string(name), hex(begun.crc));
     begun_.erase(std::string(name));

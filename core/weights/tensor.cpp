@@ -9,6 +9,7 @@
 #include <limits>
 
 #include "core/support/error.hpp"
+#include "core/support/parallel.hpp"
 
 namespace kerf::core {
 namespace {
@@ -104,15 +105,27 @@ float widen_f8_e5m2(std::uint8_t code) {
     return widen_f16(static_cast<std::uint16_t>(code << 8));
 }
 
+/// Calls body(first, last) for runs of `count` elements, on all threads: half a megabyte of floats at a time, which is
+/// long beside the waking of a thread and short beside a weight.
+template <class Body>
+void each_run(std::size_t count, const Body& body) {
+    constexpr std::int64_t run = 1 << 17;
+    parallel_for(static_cast<std::int64_t>(count), run, [&](std::int64_t lo, std::int64_t hi) {
+        body(static_cast<std::size_t>(lo), static_cast<std::size_t>(hi));
+    });
+}
+
 /// memcpy, not a cast: a tensor may start at any byte of its file.
 template <class Stored, class Convert>
 void widen_all(std::span<const std::byte> from, std::span<float> out, Convert convert) {
-    const std::byte* source = from.data();
-    for (std::size_t i = 0; i < out.size(); ++i) {
-        Stored stored;
-        std::memcpy(&stored, source + i * sizeof(Stored), sizeof(Stored));
-        out[i] = convert(stored);
-    }
+    each_run(out.size(), [&](std::size_t first, std::size_t last) {
+        const std::byte* source = from.data();
+        for (std::size_t i = first; i < last; ++i) {
+            Stored stored;
+            std::memcpy(&stored, source + i * sizeof(Stored), sizeof(Stored));
+            out[i] = convert(stored);
+        }
+    });
 }
 
 template <class Stored>
@@ -122,11 +135,20 @@ void widen_plain(std::span<const std::byte> from, std::span<float> out) {
 
 template <class Narrow>
 void narrow_all(std::span<const float> values, std::span<std::byte> out, Narrow narrow) {
-    std::byte* target = out.data();
-    for (std::size_t i = 0; i < values.size(); ++i) {
-        const std::uint16_t stored = narrow(values[i]);
-        std::memcpy(target + 2 * i, &stored, sizeof stored);
-    }
+    each_run(values.size(), [&](std::size_t first, std::size_t last) {
+        std::byte* target = out.data();
+        for (std::size_t i = first; i < last; ++i) {
+            const std::uint16_t stored = narrow(values[i]);
+            std::memcpy(target + 2 * i, &stored, sizeof stored);
+        }
+    });
+}
+
+template <class Round>
+void round_all(std::span<float> values, Round round) {
+    each_run(values.size(), [&](std::size_t first, std::size_t last) {
+        for (std::size_t i = first; i < last; ++i) values[i] = round(values[i]);
+    });
 }
 
 }  // namespace
@@ -226,11 +248,9 @@ void round_to(DType dtype, std::span<float> values) {
         case DType::f32:
             return;
         case DType::f16:
-            for (float& value : values) value = widen_f16(narrow_f16(value));
-            return;
+            return round_all(values, [](float value) { return widen_f16(narrow_f16(value)); });
         case DType::bf16:
-            for (float& value : values) value = widen_bf16(narrow_bf16(value));
-            return;
+            return round_all(values, [](float value) { return widen_bf16(narrow_bf16(value)); });
         default:
             internal_error("float32 is not rounded to ", dtype_name(dtype));
     }

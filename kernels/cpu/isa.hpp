@@ -14,7 +14,8 @@ std::string_view isa_name(Isa isa);
 /// Whether the processor has it and the system lets this process use it (tile state has to be asked for).
 bool supports(Isa isa);
 
-/// The best supported one, unless set_isa chose another.
+/// The fastest supported one, unless set_isa chose another: AVX-512-BF16 alone is slower than float32 on Intel's
+/// processors.
 Isa active_isa();
 
 /// Forces a level that supports() allows, nullopt = the best again. False, and nothing changes, when it is not
