@@ -96,7 +96,7 @@ public:
             .help("one basis for each position, for the positions of a block, or for the whole model (no shortcuts)");
         s("signal", &Options::signal)
             .one_of({"auto", "raw", "normalized"})
-            .help("whose principal axes: the stream's, or of what norms make of it; auto: normalized");
+            .help("whose principal axes: the stream's, or of what norms make of it; auto: raw, normalized for shared");
         s("final_orientation", &Options::final_orientation)
             .one_of({"pca", "random"})
             .help("random: the kept axes are mixed, which spreads magnitudes and changes no result");
@@ -187,7 +187,12 @@ public:
     }
 
 private:
-    bool normalized() const { return !opt.compatibility && opt.signal != "raw"; }
+    /// By default the raw stream's axes: of real models its few large directions carry what attention rests on. A basis
+    /// for all positions weighs unlike ones; there, tokens that count alike lose less (docs/methods/slicegpt.md).
+    bool normalized() const {
+        if (opt.signal == "auto") return !opt.compatibility && opt.basis == "shared";
+        return opt.signal == "normalized";
+    }
 
     std::int64_t group_of(const kerf::Residual& residual, std::size_t p) const {
         if (opt.basis == "shared") return 0;
