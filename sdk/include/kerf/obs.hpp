@@ -23,7 +23,8 @@ namespace kerf::inline v1::obs {
 
 using Columns = std::span<const std::int64_t>;
 
-/// H + λI [n, n], λ = damp · mean(diag H); columns that calibration never excites have H_jj = 1.
+/// H + λI [n, n], λ = damp · mean(diag H); then columns that calibration never excites get H_jj = 1. The 1 has no part in
+/// the mean: H is a mean over tokens, and beside it 1 can be large.
 struct System {
     Matrix<double> h;
     std::vector<std::uint8_t> dead;
@@ -39,7 +40,7 @@ inline System damped_system(const Gram& gram, double damp, const Job& job) {
     double mean = 0;
     for (std::int64_t j = 0; j < n; ++j) {
         out.dead[static_cast<std::size_t>(j)] = gram.matrix()(j, j) == 0;
-        mean += (gram.matrix()(j, j) == 0 ? 1.0 : static_cast<double>(gram.matrix()(j, j))) / static_cast<double>(n);
+        mean += static_cast<double>(gram.matrix()(j, j)) / static_cast<double>(n);
     }
     out.lambda = damp * mean;
     for (std::int64_t i = 0; i < n; ++i)
