@@ -131,9 +131,22 @@ void check_positions(const json& positions, const json& points) {
     }
 }
 
+/// Shapes of the embedding tables and of the head.
+void check_outer_shapes(const Model& sliced, const json& shapes) {
+    json tables = json::array();
+    for (const auto& op : sliced.graph().prologue)
+        if (op.kind == OpKind::embedding) tables.push_back(sliced.tensor(op.weight).shape);
+    EXPECT_EQ(tables, shapes["embeddings"]);
+    const Op& head = sliced.graph().epilogue.back();
+    EXPECT_EQ(json(sliced.tensor(head.weight).shape), shapes["head"]["weight"]);
+    EXPECT_EQ(!head.bias.empty(), shapes["head"].contains("bias"));
+}
+
 /// Shapes by layer and module, as the reference names them.
 void check_shapes(const Model& sliced, const json& shapes) {
+    check_outer_shapes(sliced, shapes);
     for (const auto& [layer, tensors] : shapes.items()) {
+        if (layer == "embeddings" || layer == "head") continue;
         const Block& block = sliced.graph().blocks[std::size_t(std::stoi(layer))];
         for (const auto& [name, shape] : tensors.items()) {
             const bool attention = name == "attn_shortcut_Q", shortcut = attention || name == "mlp_shortcut_Q";
