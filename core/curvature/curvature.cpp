@@ -131,13 +131,12 @@ Curvature::Factor Curvature::make(std::int32_t order, std::int64_t group_size, d
     Factor made;
     made.dead.resize(n);
     std::vector<double> diagonal(n);
-    double mean = 0;
     for (std::size_t j = 0; j < n; ++j) {
         diagonal[j] = static_cast<double>(gram_[j * n + j]);
-        mean += diagonal[j] / static_cast<double>(n);
         made.dead[j] = diagonal[j] == 0;
-        if (made.dead[j] != 0) diagonal[j] = 1;  // has no part in the mean, beside which it can be large
+        if (made.dead[j] != 0) diagonal[j] = 1;
     }
+    const double mean = std::accumulate(diagonal.begin(), diagonal.end(), 0.0) / static_cast<double>(n);
     made.order = make_order(order, group_size, diagonal);
     made.upper.resize(n * n);
     made.damp = damp;

@@ -15,8 +15,9 @@ struct Refit {
 };
 
 /// Least squares of a linear's output on the columns R that stay: W_R = W H_{:,R} (H_RR)⁻¹ with H damped by
-/// `damp` · mean(diag H), in float64. `kept` is ascending. As in Curvature::factor, dead columns have H_jj = 1 and
-/// the damping is raised by √10, at most 8 times, when H_RR is not positive definite; then Error(numeric).
+/// `damp` · mean(diag H), in float64. `kept` is ascending. Dead columns have H_jj = 1, which has
+/// no part in the mean; as in Curvature::factor, the damping is raised by √10, at most 8 times, when H_RR is not
+/// positive definite; then Error(numeric).
 Refit refit_columns(const Curvature& curvature, const std::vector<float>& weight, std::int64_t rows,
                     const std::vector<std::int64_t>& kept, double damp);
 

@@ -146,14 +146,9 @@ double overlap(const std::vector<std::vector<std::int64_t>>& ours, const json& l
     return all > 0 ? same / all : 1;
 }
 
-/// The oracle's H is a sum over windows, not a mean over tokens: beside it the 1 of a channel that is always zero
-/// counts for less, but it counts, in the mean that damps. ReLU has such channels.
-bool has_zero_channels(const std::string& model) {
-    return model.starts_with("opt");
-}
-
 /// Relative errors of the projections. The oracle gives five digits and sums its Gram matrices in float32.
-void expect_errors(const std::vector<double>& ours, const json& theirs, double tolerance, const char* what) {
+void expect_errors(const std::vector<double>& ours, const json& theirs, const char* what) {
+    constexpr double tolerance = 0.01;
     ASSERT_EQ(ours.size(), theirs.size()) << what;
     for (std::size_t i = 0; i < ours.size(); ++i) {
         const double expected = theirs[i];
@@ -183,13 +178,12 @@ TEST_P(SlimGptGolden, RemovesTheSameUnitsAtTheSamePerplexity) {
         }
     }
     if (figures.contains("removed_mlp_first16")) {
-        EXPECT_GE(overlap(ours.mlp, figures["removed_mlp_first16"]), has_zero_channels(model) ? 0.92 : 0.97);
+        EXPECT_GE(overlap(ours.mlp, figures["removed_mlp_first16"]), 0.97);
     }
-    // With the bias refit the oracle damps the constant input too, in a way that its figures do not say.
+    // With the bias refit the oracle's errors differ, for a reason that is not known; units and perplexity are its own.
     if (figures.contains("rel_err_attn_out") && !figures["settings"].value("bias_refit", false)) {
-        const double error_tolerance = has_zero_channels(model) ? 0.03 : 0.01;
-        expect_errors(ours.attention_error, figures["rel_err_attn_out"], error_tolerance, "attention");
-        expect_errors(ours.mlp_error, figures["rel_err_mlp_out"], error_tolerance, "MLP");
+        expect_errors(ours.attention_error, figures["rel_err_attn_out"], "attention");
+        expect_errors(ours.mlp_error, figures["rel_err_mlp_out"], "MLP");
     }
     RecordProperty("ours", std::to_string(perplexity_after(ours.report)));
     RecordProperty("reference", std::to_string(expected));

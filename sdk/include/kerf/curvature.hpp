@@ -85,8 +85,13 @@ struct Factor {
     double damp = 0;                      ///< the share that was used in the end
     int attempts = 1;                     ///< 1: the damping that was asked for was enough
 
-    /// λ, what was added to the diagonal of `gram`.
-    double lambda(const Gram& gram) const { return damp * gram.mean_diagonal(); }
+    /// λ, what was added to the diagonal of `gram`; dead columns count as 1 in the mean.
+    double lambda(const Gram& gram) const {
+        double sum = 0;
+        for (std::int64_t i = 0; i < gram.size(); ++i)
+            sum += dead[static_cast<std::size_t>(i)] ? 1.0 : static_cast<double>(gram.matrix()(i, i));
+        return gram.size() > 0 ? damp * sum / static_cast<double>(gram.size()) : 0;
+    }
 };
 
 /// Indices by descending value; ties keep the lower index first.
