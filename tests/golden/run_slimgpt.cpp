@@ -192,5 +192,34 @@ TEST_P(SlimGptGolden, RemovesTheSameUnitsAtTheSamePerplexity) {
 INSTANTIATE_TEST_SUITE_P(Models, SlimGptGolden, testing::ValuesIn(entries()),
                          [](const auto& info) { return name_of(info.param); });
 
+/// What a budget of half of the parameters comes to.
+struct Spent {
+    std::int64_t parameters = 0;
+    double errors = 0;  ///< relative ones of all projections together
+};
+Spent spend_half(const std::string& model, const std::string& schedule) {
+    const ScratchFolder scratch;
+    Recipe recipe = golden_recipe(model, scratch.path() / "out", "slimgpt",
+                                  {{"budget", 0.5}, {"schedule", schedule}, {"relative_to", "output"}});
+    recipe.calibration->samples = 16;
+    recipe.evaluation.perplexity.clear();
+    const json report = run_recipe(recipe, components(), false, {});
+    Spent out;
+    out.parameters =
+        report["parameters"]["before"].get<std::int64_t>() - report["parameters"]["after"].get<std::int64_t>();
+    for (const auto& linear : report["stages"][0]["linears"]) out.errors += linear["error"].get<double>();
+    return out;
+}
+
+TEST(SlimGptByError, SpendsAsMuchAsAUniformShareOnSmallerErrorsInSum) {
+    for (const std::string model : {"llama-tiny", "opt-tiny"}) {
+        if (trained_model(model).empty()) continue;
+        const Spent uniform = spend_half(model, "uniform"), by_error = spend_half(model, "error");
+        // Half is a whole number of units of every axis here, so that both can spend exactly that.
+        EXPECT_NEAR(double(by_error.parameters), double(uniform.parameters), 3 * 256) << model;
+        EXPECT_LE(by_error.errors, uniform.errors) << model;
+    }
+}
+
 }  // namespace
 }  // namespace kerf::core
