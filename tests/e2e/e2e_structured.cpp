@@ -234,13 +234,14 @@ TEST(Structured, ASurveySparesWhatAnOverrideWeighsOrFixes) {
         const Outcome run = kerf({"run", small.recipe(by_error + override_).string()});
         EXPECT_EQ(run.code, 0) << run.err;
         std::map<std::string, std::size_t> out;
-        for (const auto& axis : json::parse(slurp(small.folder / "out/report.json"))["stages"][0]["axes"])
-            out[axis["name"]] = axis["removed"].size();
+        const json report = json::parse(slurp(small.folder / "out/report.json"));
+        for (const auto& axis : report["stages"][0]["axes"])
+            out[axis["name"].get<std::string>()] = axis["removed"].size();
         return out;
     };
     auto plain = removed("");
-    EXPECT_LT(removed("[stage.override.\"model.layers.0.mlp\"]\nweight = 100\n")["model.layers.0.mlp"],
-              plain["model.layers.0.mlp"]);
+    EXPECT_LT(removed("[stage.override.\"model.layers.1.mlp\"]\nweight = 100\n")["model.layers.1.mlp"],
+              plain["model.layers.1.mlp"]);
     auto fixed =
         removed("[stage.override.\"model.layers.0.mlp\"]\nschedule = \"uniform\"\nbudget = 0\nsparsity = 0.25\n");
     EXPECT_EQ(fixed["model.layers.0.mlp"], 24u);
