@@ -84,6 +84,8 @@ std::vector<InputGroup> input_groups(const std::vector<Op>& ops, const Stage& st
         InputGroup& group = group_of(groups, ops, target->consumers.front());
         group.axes.push_back(target);
         group.needs |= target->method->moments();
+        // In a survey the dense model is the one that is there.
+        if (!stage.dense_stream) group.needs &= ~std::uint64_t(KERF_NEEDS_DENSE_GRAM);
     }
     if (stage.refit)
         for (auto& group : groups) group.needs |= KERF_NEEDS_INPUT_GRAM;
@@ -321,6 +323,10 @@ std::vector<bool> BlockRunner::prune_group(const InputGroup& group, Curvature* c
     std::vector<bool> lost(static_cast<std::size_t>(group.features), false);
     for (const AxisTarget* target : group.axes) {
         hooks_.check_cancelled();
+        if (hooks_.survey) {
+            hooks_.survey(*target, *curvature);
+            continue;
+        }
         Pruned pruned = prune_axis(model_, stage_, *target, curvature, hooks_.log);
         for (auto& consumer : pruned.consumers) {
             const Op& op = ops_[consumer.op];

@@ -42,6 +42,8 @@ public:
         std::function<void(double flops)> progress;
         std::function<void(int level, const std::string&)> log;
         std::function<void()> check_cancelled;
+        /// Takes each axis with the moments of its input instead of anything being done to it; null: prune.
+        std::function<void(const AxisTarget&, Curvature&)> survey = {};
     };
     /// output_dtype: what the written weight is rounded to, so that what follows sees what is on disk.
     BlockRunner(const Model& model, const Stage& stage, std::size_t block, const OutputLayout& layout,

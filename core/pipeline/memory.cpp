@@ -12,6 +12,7 @@
 #include "core/pipeline/block_runner.hpp"
 #include "core/pipeline/model_stage.hpp"
 #include "core/pipeline/prepared.hpp"
+#include "core/pipeline/survey.hpp"
 
 namespace kerf::core {
 namespace {
@@ -153,6 +154,7 @@ std::uint64_t stage_memory(const Model& model, const Stage& stage, const Stage* 
     const std::uint64_t streams = stage.dense_stream ? 2 : 1;
     const Graph& graph = model.graph();
     std::uint64_t peak = stage.whole ? stage.whole->memory(graph, threads) : 0;
+    if (stage.surveys()) peak = std::max(peak, stage_memory(model, survey_of(stage), nullptr, compute, threads));
     for (std::size_t block = 0; block <= graph.blocks.size(); ++block) {
         if (block == graph.blocks.size() && stage.in_block(block).empty()) continue;
         const auto& ops = block_ops(graph, block);

@@ -11,6 +11,7 @@
 #include "core/pipeline/model_stage.hpp"
 #include "core/pipeline/prepared.hpp"
 #include "core/pipeline/stream_pass.hpp"
+#include "core/pipeline/survey.hpp"
 #include "core/support/error.hpp"
 #include "core/support/parallel.hpp"
 
@@ -29,7 +30,7 @@ std::uint64_t status_line(const char* key) {
 /// FLOPs of one stage: forward passes, Grams, factors, and the method itself.
 double stage_flops(const Model& model, const Stage& stage) {
     if (stage.bases) return stage.bases->flops(stage.windows->length, stage.sequential != Sequential::none);
-    double sum = 0;
+    double sum = stage.surveys() ? stage_flops(model, survey_of(stage)) : 0;
     for (const auto& target : stage.targets) sum += target.cost.flops;
     for (const auto& target : stage.axes) sum += target.flops;
     if (stage.whole) sum += stage.whole->flops + stage.whole->sweep_flops(model.graph());
@@ -60,7 +61,7 @@ std::int64_t planned_block_runs(const Model& model, const Stage& stage, const St
     if (stage.bases) return blocks * ((stage.bases->survey ? 1 : 0) + (stage.bases->needs_signals() ? 1 : 0));
     if (!stage.has_stream()) return 0;
     const std::size_t last = std::max(stage.last_block(), sharer ? sharer->last_block() : 0);
-    std::int64_t out = 0;
+    std::int64_t out = stage.surveys() ? std::int64_t(survey_of(stage).last_block()) + 1 : 0;
     for (std::size_t block = 0; block <= last; ++block) out += BlockRunner::block_runs(stage.sequential, block == last);
     return out;
 }
@@ -139,7 +140,7 @@ PlannedStage plan_stage(const Model& model, const Stage& stage, const Stage* sha
     out.block_runs = planned_block_runs(model, stage, sharer);
     out.sweeps = stage.whole ? stage.whole->sweeps.count : 0;
     out.estimated = stage.bases && stage.bases->estimated;
-    out.exact = !out.estimated && (!stage.whole || stage.whole->exact);
+    out.exact = !out.estimated && (!stage.whole || stage.whole->exact) && !stage.surveys();
     out.flops = stage_flops(model, stage);
     out.disk_bytes = state_bytes(model, stage, compute) + (stage.bases ? stage.bases->basis_bytes() : 0);
     if (stage.calibrated || stage.bases)
@@ -261,9 +262,9 @@ void check_sharer(const StageSpec& spec, const Prepared& prepared) {
     if (!prepared.stages.back().calibrated)
         bad_input(spec.location, ": ", spec.method, " needs no Gram matrices, so there is nothing to share; leave out ",
                   "sequential = \"shared\"");
-    if (prepared.stages.back().dense_stream || prepared.stages.back().expanded)
+    if (prepared.stages.back().dense_stream || prepared.stages.back().expanded || prepared.stages.back().surveys())
         bad_input(spec.location, ": ", spec.method,
-                  " needs a pass of its own with these options (a dense target, keys of ",
+                  " needs a pass of its own with these options (a dense target, a survey, keys of ",
                   "their own for every head); leave out sequential = \"shared\"");
     const std::size_t blocks = prepared.models[index - 1].graph().blocks.size();
     if (end_of_pass(prepared.stages, index - 1, blocks) <= index)

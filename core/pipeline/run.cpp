@@ -9,6 +9,7 @@
 #include "core/pipeline/model_stage.hpp"
 #include "core/pipeline/save.hpp"
 #include "core/pipeline/stream_pass.hpp"
+#include "core/pipeline/survey.hpp"
 #include "core/report/environment.hpp"
 #include "core/report/report.hpp"
 #include "core/support/error.hpp"
@@ -91,6 +92,7 @@ private:
     void report_stage(std::size_t index, const Model& input, const Model& result, const Walk& walk);
     void measure_stage(std::size_t index, const Model& result);
     void decide(std::size_t index, const Model& input);
+    void survey_stage(std::size_t index, const Model& input);
     Model write_edited(std::size_t index, const Model& input, std::chrono::steady_clock::time_point started);
     fs::path prepare_folder(std::size_t index, const Model& input, const Model& result, const OutputLayout& layout);
     Model run_bases(std::size_t index, const Model& input);
@@ -229,6 +231,7 @@ Model Run::run_stages(std::size_t first, std::size_t& past, const Model& input) 
     if (stage && stage->bases) return run_bases(first, input);
     if (stage && stage->whole) decide(first, input);
     if (stage && stage->whole && !stage->whole->by_axes) return write_edited(first, input, started);
+    if (stage && stage->surveys()) survey_stage(first, input);
     if (stage) past = end_of_pass(prepared_.stages, first, input.graph().blocks.size());
     const double before = seconds_since(started);
     StreamPass pass(tools(), first, past, input);
@@ -252,7 +255,8 @@ Model Run::run_stages(std::size_t first, std::size_t& past, const Model& input) 
 std::int64_t Run::runs_of(std::size_t index) const {
     std::int64_t out = 0;
     for (const auto& entry : journal_->entries())
-        if (entry.value("kind", "") == "block" && entry.value("stage", std::int64_t{-1}) == std::int64_t(index))
+        if ((entry.value("kind", "") == "block" || entry.value("kind", "") == "survey") &&
+            entry.value("stage", std::int64_t{-1}) == std::int64_t(index))
             out += entry.value("block_runs", std::int64_t{0});
     return out;
 }
@@ -294,6 +298,7 @@ void Run::report_stage(std::size_t index, const Model& input, const Model& resul
         const auto found = std::find_if(removed.begin(), removed.end(),
                                         [&](const Removal& removal) { return removal.axis == target.axis->name; });
         add_axis(*target.axis, found == removed.end() ? std::vector<std::int64_t>() : found->units);
+        if (target.surveyed) axes.back()["cost"] = target.cost;
     }
     for (const auto& removal : removed)
         if (stage.axes.empty()) add_axis(axis_named(*stage.all_axes, removal.axis), removal.units);
@@ -457,6 +462,13 @@ void Run::decide(std::size_t index, const Model& input) {
     settle(stage, input, edits_from((*journal_->find("decided", std::int64_t(index), -1))["edits"]));
     // Later stages may go through the blocks with this one.
     if (index + 1 < prepared_.stages.size()) resolve_again(index + 1, planned_result(input, stage));
+}
+
+/// Has a pruner say how many units go, of all axes at once. Later stages may go through the blocks with this one.
+void Run::survey_stage(std::size_t index, const Model& input) {
+    Stage& stage = prepared_.stages[index];
+    survey(tools(), index, stage, stage.start(input));
+    if (index + 1 < prepared_.stages.size()) resolve_again(index + 1, planned_result(stage.start(input), stage));
 }
 
 /// A result that no stream of blocks has to make: hidden channels or whole layers went.

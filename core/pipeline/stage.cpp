@@ -3,12 +3,14 @@
 
 #include <algorithm>
 #include <charconv>
+#include <cmath>
 #include <map>
 
 #include "core/pipeline/basis_stage.hpp"
 #include "core/pipeline/model_stage.hpp"
 #include "core/plugin_api/axis.hpp"
 #include "core/plugin_api/host_table.hpp"
+#include "core/plugin_api/tables.hpp"
 #include "core/support/error.hpp"
 
 namespace kerf::core {
@@ -162,7 +164,11 @@ MethodInstance::Cost MethodInstance::cost(const std::string& linear, std::int64_
 }
 
 std::vector<kerf_axis_plan> MethodInstance::plan_axes(const std::vector<kerf_axis_shape>& shapes) const {
-    std::vector<kerf_axis_plan> plans(shapes.size(), kerf_axis_plan{sizeof(kerf_axis_plan), 1, -1, 0, 0, 0, 0, 0, 0});
+    kerf_axis_plan unplanned{};
+    unplanned.struct_size = sizeof(unplanned);
+    unplanned.exact = 1;
+    unplanned.remove = -1;
+    std::vector<kerf_axis_plan> plans(shapes.size(), unplanned);
     std::vector<const kerf_axis_shape*> asked;
     std::vector<kerf_axis_plan*> answers;
     for (std::size_t i = 0; i < shapes.size(); ++i) {
@@ -178,6 +184,52 @@ std::vector<kerf_axis_plan> MethodInstance::plan_axes(const std::vector<kerf_axi
 void MethodInstance::prune(kerf_job* job, kerf_axis* axis) const {
     check_call(text(axis->axis.name, ": ", method_.id),
                [&](kerf_error* error) { return method_.table->prune_axis(self_, job, axis, error); });
+}
+
+AxisCurve MethodInstance::survey(kerf_job* job, kerf_axis* axis) const {
+    const kerf_method& table = *method_.table;
+    const std::string what = text(axis->axis.name, ": ", method_.id);
+    if (!KERF_HAS(kerf_method, &table, survey_axis) || !KERF_HAS(kerf_method, &table, allocate_axes))
+        throw Error(Fault::internal, text(what, ": wants a survey and has no survey_axis() and allocate_axes()"));
+    AxisCurve out;
+    const auto take = [](void* context, const kerf_axis_curve* curve, kerf_error* error) -> kerf_code {
+        return host_call(error, [&] {
+            auto& made = *static_cast<AxisCurve*>(context);
+            if (!curve || curve->count < 0 || (curve->count > 0 && (!curve->units || !curve->costs)))
+                bad_input("survey: called without a curve");
+            made.units.assign(curve->units, curve->units + curve->count);
+            made.costs.assign(curve->costs, curve->costs + curve->count);
+        });
+    };
+    check_call(what, [&](kerf_error* error) { return table.survey_axis(self_, job, axis, take, &out, error); });
+    bool sound = !out.units.empty() && out.units.front() == 0 && out.units.back() <= axis->axis.size - axis->axis.keep;
+    for (std::size_t i = 0; sound && i < out.units.size(); ++i)
+        sound = std::isfinite(out.costs[i]) && (i == 0 || out.units[i] > out.units[i - 1]);
+    if (!sound)
+        throw Error(Fault::internal,
+                    text(what, ": its survey gave a curve that does not ascend from no unit to at most ",
+                         axis->axis.size - axis->axis.keep, ", or costs that are not finite"));
+    return out;
+}
+
+std::vector<std::int64_t> MethodInstance::allocate(const std::vector<kerf_axis_shape>& shapes,
+                                                   const std::vector<const AxisCurve*>& curves) const {
+    std::vector<const kerf_axis_shape*> asked;
+    std::vector<kerf_axis_curve> raw(curves.size());
+    std::vector<const kerf_axis_curve*> given;
+    std::vector<std::int64_t> out;
+    for (std::size_t i = 0; i < shapes.size(); ++i) {
+        asked.push_back(&shapes[i]);
+        out.push_back(shapes[i].planned);
+        if (curves[i])
+            raw[i] = {sizeof(kerf_axis_curve), 0, std::int64_t(curves[i]->units.size()), curves[i]->units.data(),
+                      curves[i]->costs.data()};
+        given.push_back(curves[i] ? &raw[i] : nullptr);
+    }
+    check_call(method_.id, [&](kerf_error* error) {
+        return method_.table->allocate_axes(self_, asked.data(), given.data(), asked.size(), out.data(), error);
+    });
+    return out;
 }
 
 void MethodInstance::compress(kerf_job* job, kerf_layer* layer) const {
@@ -234,6 +286,10 @@ std::vector<const AxisTarget*> Stage::axes_in_block(std::size_t block) const {
     return out;
 }
 
+bool Stage::surveys() const {
+    return std::any_of(axes.begin(), axes.end(), [](const AxisTarget& target) { return target.surveyed; });
+}
+
 std::size_t Stage::last_block() const {
     std::size_t last = 0;
     for (const auto& target : targets) last = std::max(last, target.block);
@@ -250,16 +306,34 @@ std::vector<std::size_t> consumers_of(const Axis& axis, const std::vector<Op>& o
     return out;
 }
 
+void check_count(const std::string& method, const Axis& axis, std::int64_t count, const char* what) {
+    const std::int64_t run = std::max<std::int64_t>(1, axis.balanced);
+    if (count > axis.size - axis.keep || count % run != 0)
+        bad_input(method, ": ", what, " ", count, " of the ", axis.size, " units of ", axis.name,
+                  run > 1 ? text(", which come in ", run, " runs") : "", "; at least ", axis.keep, " must stay");
+}
+
 namespace {
 
 void check_plan(const std::string& method, const Axis& axis, const kerf_axis_plan& plan) {
-    if (plan.exact == 0)
+    if (plan.exact == 0 && plan.survey == 0)
         throw Error(Fault::input, text(method, ": does not know how many units of ", axis.name,
-                                       " will go; a method that prunes axis by axis has to plan exact numbers"));
-    const std::int64_t run = std::max<std::int64_t>(1, axis.balanced);
-    if (plan.remove > axis.size - axis.keep || plan.remove % run != 0)
-        bad_input(method, ": plans to remove ", plan.remove, " of the ", axis.size, " units of ", axis.name,
-                  run > 1 ? text(", which come in ", run, " runs") : "", "; at least ", axis.keep, " must stay");
+                                       " will go; a method that prunes axis by axis has to plan exact numbers, or to "
+                                       "ask for a survey"));
+    check_count(method, axis, plan.remove, "plans to remove");
+}
+
+/// Pools are one for a stage: an override may leave it, but not have one of its own.
+void check_survey(const StageSpec& spec, const MethodInstance& own, const std::vector<kerf_axis_shape>& shapes,
+                  const Stage& stage) {
+    if (!stage.surveys()) return;
+    const auto plans = own.plan_axes(shapes);
+    if (std::none_of(plans.begin(), plans.end(), [](const auto& plan) { return plan.survey != 0; }))
+        bad_input(spec.location,
+                  ": an override asks for a survey, which weighs the axes of the whole stage against each "
+                  "other; put its options into the stage itself");
+    if (own.moments() == 0 || !stage.windows)
+        throw Error(Fault::internal, text(spec.method, ": wants a survey without calibration"));
 }
 
 /// The axes that the method takes. Methods see all that lie inside a block, are read by linears of one input, and that
@@ -269,7 +343,7 @@ void resolve_axes(const StageSpec& spec, TargetPicker& picker, const MethodInsta
     const std::int64_t tokens = stage.windows ? stage.windows->samples * stage.windows->length : 0;
     stage.all_axes = std::make_shared<const std::vector<Axis>>(find_axes(graph));
     const auto facts = axis_facts(graph, *stage.all_axes, tokens);
-    std::vector<std::size_t> offered;
+    std::vector<std::size_t>& offered = stage.offered;
     std::vector<kerf_axis_shape> shapes;
     std::vector<std::string> names;
     for (std::size_t i = 0; i < facts.size(); ++i) {
@@ -303,10 +377,15 @@ void resolve_axes(const StageSpec& spec, TargetPicker& picker, const MethodInsta
                               plan.remove,
                               plan.scratch_bytes,
                               plan.flops,
-                              {}});
+                              {},
+                              plan.survey != 0,
+                              plan.survey_bytes,
+                              plan.survey_flops,
+                              0});
     }
     picker.check_globs(names, "axis (kerf inspect --axes lists their names) or block");
     if (stage.axes.empty()) bad_input(spec.location, ": ", spec.method, " finds no axis of this model to prune");
+    check_survey(spec, base, shapes, stage);
 }
 
 /// Adds the dense stream where options of the stage or of an override ask for it.
@@ -376,6 +455,7 @@ Stage resolve_stage(const Recipe& recipe, std::size_t index, const Model& model,
     stage.zeroed = spec.zeroed;
     const auto instance = picker.instance(spec.options.is_object() ? spec.options : json::object());
     stage.options = instance->options();
+    stage.own = instance;
     stage.calibrated = stage.refit || instance->moments() != 0;
     if (instance->needs() & KERF_NEEDS_OWN_KEYS)
         if (Edit edit = expand_keys(model.graph()); !edit.tensors.made.empty()) stage.expanded = std::move(edit);

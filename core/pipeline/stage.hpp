@@ -15,6 +15,12 @@
 
 namespace kerf::core {
 
+/// What a method says that removing units of an axis costs: units[i] of them cost costs[i].
+struct AxisCurve {
+    std::vector<std::int64_t> units;
+    std::vector<double> costs;
+};
+
 /// One create()d instance of a method: one set of option values.
 class MethodInstance {
 public:
@@ -35,6 +41,11 @@ public:
     /// Scopes AXES and MODEL: what the method will take from each axis.
     std::vector<kerf_axis_plan> plan_axes(const std::vector<kerf_axis_shape>& shapes) const;
     void prune(kerf_job* job, kerf_axis* axis) const;
+    /// Scope AXES: what removing units of the axis costs; checked.
+    AxisCurve survey(kerf_job* job, kerf_axis* axis) const;
+    /// Units that go of each axis; of one without a curve what its shape says. Not checked.
+    std::vector<std::int64_t> allocate(const std::vector<kerf_axis_shape>& shapes,
+                                       const std::vector<const AxisCurve*>& curves) const;
     void prune(kerf_job* job, kerf_model* model) const;
     const nlohmann::json& options() const noexcept { return options_; }
     const MethodComponent& method() const noexcept { return method_; }
@@ -75,6 +86,11 @@ struct AxisTarget {
     std::uint64_t scratch_bytes = 0;
     double flops = 0;
     std::optional<std::vector<std::int64_t>> units;  ///< those that go, where they are known before: scope MODEL
+    /// Whether a survey comes first; `remove` is about right until then.
+    bool surveyed = false;
+    std::uint64_t survey_bytes = 0;
+    double survey_flops = 0;
+    double cost = 0;  ///< what the survey says of the units that go, once it has been
 };
 struct BasisStage;
 struct ModelStage;
@@ -96,6 +112,8 @@ struct Stage {
     std::vector<AxisTarget> axes;                       ///< in the order of the graph
     bool refit = false, zeroed = false;
     double refit_damp = 0;
+    std::shared_ptr<const MethodInstance> own;  ///< with the stage's own options
+    std::vector<std::size_t> offered;           ///< of all_axes, those that a method of scope AXES is shown
     std::shared_ptr<const BasisStage> bases;  ///< of a method that turns the residual stream; there are no targets then
     std::shared_ptr<const ModelStage> whole;  ///< of a method that sees the whole model; `structural` then
 
@@ -105,6 +123,8 @@ struct Stage {
     Model start(const Model& input) const { return expanded ? input.edited(*expanded) : input; }
     std::vector<const Target*> in_block(std::size_t block) const;
     std::vector<const AxisTarget*> axes_in_block(std::size_t block) const;
+    /// Whether the tokens go through the blocks once before anything is removed, to see what removing would cost.
+    bool surveys() const;
     /// The last block with something to do.
     std::size_t last_block() const;
 };
@@ -114,6 +134,9 @@ struct Stage {
 /// `windows`: those of the stage when they are known already, or of the stage before for one that shares its Grams.
 Stage resolve_stage(const Recipe& recipe, std::size_t index, const Model& model, const Components& components,
                     std::shared_ptr<const Windows> windows = nullptr);
+
+/// Refuses a number of units that the axis cannot lose. `what`: "plans to remove".
+void check_count(const std::string& method, const Axis& axis, std::int64_t count, const char* what);
 
 /// Linears among a block's ops whose columns lie on the axis.
 std::vector<std::size_t> consumers_of(const Axis& axis, const std::vector<Op>& ops);

@@ -33,9 +33,9 @@ bool can_be_followed(const Stage& stage, std::size_t blocks) {
 
 std::size_t end_of_pass(const std::vector<Stage>& stages, std::size_t first, std::size_t blocks) {
     std::size_t last = first + 1;
-    // What a method that sees the whole model will do is known once there is its input.
+    // What a method that sees the whole model, or surveys it, will do is known once there is its input.
     while (last < stages.size() && can_be_followed(stages[last - 1], blocks) && streams(stages[last]) &&
-           !stages[last].whole)
+           !stages[last].whole && !stages[last].surveys())
         ++last;
     return last;
 }

@@ -94,20 +94,28 @@ void take_replacement(const Model& model, const Op& op, const Replacement& repla
     for (std::size_t r = 0; r < made.bias.size(); ++r) made.bias[r] += replacement.bias_shift[r];
 }
 
-/// Has the method choose.
-std::vector<std::int64_t> chosen_units(const Model& model, const AxisTarget& target, const Hand& hand, kerf_job& job) {
+/// An axis as a method is handed it.
+std::unique_ptr<kerf_axis> handle_of(const Model& model, const AxisTarget& target, const Hand& hand) {
     const Axis& axis = *target.axis;
-    kerf_axis handle(
+    auto handle = std::make_unique<kerf_axis>(
         axis, target.facts, target.remove,
-        [&](const Place& place) { return place_values(model, model.graph(), place); }, std::make_shared<PlaceValues>());
+        [&model](const Place& place) { return place_values(model, model.graph(), place); },
+        std::make_shared<PlaceValues>());
     for (std::size_t p = 0; p < axis.places.size(); ++p)
         for (const auto& layer : hand.layers)
             if (axis.places[p].role == Place::Role::input && axis.places[p].module == layer->name)
-                handle.layers[p] = layer.get();
+                handle->layers[p] = layer.get();
+    return handle;
+}
+
+/// Has the method choose.
+std::vector<std::int64_t> chosen_units(const Model& model, const AxisTarget& target, const Hand& hand, kerf_job& job) {
+    const auto made = handle_of(model, target, hand);
+    kerf_axis& handle = *made;
     target.method->prune(&job, &handle);
     if (!handle.removed || std::int64_t(handle.removed->size()) != target.remove)
         throw Error(Fault::internal,
-                    text(axis.name, ": ", target.method->method().id, " planned to remove ", target.remove,
+                    text(target.axis->name, ": ", target.method->method().id, " planned to remove ", target.remove,
                          " units and removed ", handle.removed ? handle.removed->size() : 0));
     return *handle.removed;
 }
@@ -159,6 +167,21 @@ Pruned prune_axis(const Model& model, const Stage& stage, const AxisTarget& targ
         out.consumers.push_back(std::move(made));
     }
     return out;
+}
+
+AxisCurve survey_axis(const Model& model, const AxisTarget& target, Curvature& curvature,
+                      const std::function<void(int level, const std::string&)>& log) {
+    const Hand hand = take_consumers(model, target, model.graph().blocks[target.block].ops, &curvature);
+    const auto handle = handle_of(model, target, hand);
+    kerf_job job;
+    job.log = log;
+    AxisCurve curve = target.method->survey(&job, handle.get());
+    const bool replaced = std::any_of(hand.layers.begin(), hand.layers.end(),
+                                      [](const auto& layer) { return layer->replacement.has_value(); });
+    if (handle->removed || replaced)
+        throw Error(Fault::internal, text(target.axis->name, ": ", target.method->method().id,
+                                          " removed or replaced something in a survey, where all stays"));
+    return curve;
 }
 
 Model planned_result(const Model& model, const Stage& stage) {

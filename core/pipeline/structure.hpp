@@ -39,6 +39,10 @@ std::vector<std::int64_t> last_units(const Axis& axis, std::int64_t count);
 Pruned prune_axis(const Model& model, const Stage& stage, const AxisTarget& target, Curvature* curvature,
                   const std::function<void(int level, const std::string&)>& log);
 
+/// What the method says that removing units of one axis costs.
+AxisCurve survey_axis(const Model& model, const AxisTarget& target, Curvature& curvature,
+                      const std::function<void(int level, const std::string&)>& log);
+
 /// The model as a stage will leave it, as far as it can be known before: graph and shapes are right, but for which
 /// units went. `model` itself for a stage that removes nothing.
 Model planned_result(const Model& model, const Stage& stage);

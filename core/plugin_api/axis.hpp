@@ -21,6 +21,7 @@ std::int32_t method_scope(const kerf_method& method);
 struct AxisFacts {
     std::int64_t in_features = 0, out_features = 0, unit_parameters = 0, linear_parameters = 0, blocks = 0, tokens = 0;
     std::int64_t biased = 0;  ///< linears that read it and add a bias
+    double stream = 0;        ///< in a survey: the squared size of the residual stream that the block gets
 };
 std::vector<AxisFacts> axis_facts(const Graph& graph, const std::vector<Axis>& axes, std::int64_t tokens);
 /// Points into `axis`.

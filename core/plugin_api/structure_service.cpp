@@ -190,6 +190,7 @@ kerf_axis_shape axis_shape(const Axis& axis, const AxisFacts& facts, std::int64_
     out.tokens = facts.tokens;
     out.planned = planned;
     out.biased = facts.biased;
+    out.stream = facts.stream;
     return out;
 }
 

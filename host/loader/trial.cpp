@@ -182,7 +182,10 @@ private:
     std::optional<kerf_axis_plan> ask_plan() {
         const core::Axis axis = sample_axis();
         const kerf_axis_shape shape = core::axis_shape(axis, sample_facts(), -1);
-        kerf_axis_plan plan{sizeof(kerf_axis_plan), 1, -1, 0, 0, 0, 0, 0, 0};
+        kerf_axis_plan plan{};
+        plan.struct_size = sizeof(plan);
+        plan.exact = 1;
+        plan.remove = -1;
         const kerf_axis_shape* shapes[] = {&shape};
         kerf_axis_plan* plans[] = {&plan};
         if (!attempt([&](kerf_error* error) { return method_.plan_axes(self_, shapes, 1, plans, error); })) return {};
@@ -223,8 +226,45 @@ private:
         return Pruned{*handle.removed, layer.replacement ? layer.replacement->to_dense() : std::vector<float>()};
     }
 
+    /// What the survey of the axis says, as "units: cost" lines.
+    std::optional<std::string> survey(int threads, const kerf_axis_plan& plan) {
+        core::set_threads(threads);
+        core::Curvature curvature = sample_curvature();
+        kerf_layer layer;
+        describe(layer, curvature);
+        const core::Axis axis = sample_axis();
+        kerf_axis handle(
+            axis, sample_facts(), plan.remove, [](const core::Place&) { return core::PlaceValues{}; },
+            std::make_shared<core::PlaceValues>());
+        handle.layers[1] = &layer;
+        kerf_job job;
+        std::string out;
+        const auto take = [](void* context, const kerf_axis_curve* curve, kerf_error*) -> kerf_code {
+            for (std::int64_t i = 0; i < curve->count; ++i)
+                *static_cast<std::string*>(context) += text(curve->units[i], ": ", curve->costs[i], "\n");
+            return KERF_OK;
+        };
+        if (!attempt([&](kerf_error* error) { return method_.survey_axis(self_, &job, &handle, take, &out, error); }))
+            return {};
+        if (job.memory.peak() > plan.survey_bytes)
+            problem(text("held ", job.memory.peak(), " bytes of scratch in its survey, the plan announced ",
+                         plan.survey_bytes));
+        if (handle.removed || layer.replacement) problem("removed or replaced something in its survey");
+        return out;
+    }
+
+    void try_survey(const kerf_axis_plan& plan) {
+        begin("surveying an axis");
+        if (!KERF_HAS(kerf_method, &method_, survey_axis) || !KERF_HAS(kerf_method, &method_, allocate_axes))
+            return problem("plans a survey, but has no survey_axis() and allocate_axes()");
+        const auto first = survey(1, plan);
+        if (first && survey(3, plan) != first) problem("says something else on 3 threads than on 1");
+        core::set_threads(1);
+    }
+
     void try_prune(const kerf_axis_plan& plan) {
         if (plan.remove < 0) return;
+        if (plan.survey) try_survey(plan);
         begin("pruning an axis");
         const auto first = prune(1, plan);
         if (!first) return;

@@ -18,8 +18,9 @@ class Choice {
 public:
     using Indices = std::vector<std::int64_t>;
 
-    Choice(const Options& opt, const kerf::Axis& axis, const kerf::Job& job)
-        : opt_(opt), axis_(axis), job_(job), columns_(axis.columns()) {}
+    /// `count` units are to go.
+    Choice(const Options& opt, const kerf::Axis& axis, std::int64_t count, const kerf::Job& job)
+        : opt_(opt), axis_(axis), count_(count), job_(job), columns_(axis.columns()) {}
 
     /// W becomes what the original makes of it, unless least squares will say what it is.
     Indices run(kerf::Matrix<double>& w, kerf::Matrix<double>&& a) const {
@@ -34,8 +35,19 @@ public:
         return units;
     }
 
+    /// The error on the way: of the first units that go, of one unit of each balanced run more, and so on.
+    std::vector<double> errors(kerf::Matrix<double>& w, kerf::Matrix<double>&& a) const {
+        std::vector<double> steps, out{0.0};
+        one_by_one() ? columns_one_by_one(w, a, &steps) : in_rounds(w, std::move(a), &steps);
+        const auto runs = static_cast<std::size_t>(this->runs());
+        for (std::size_t i = 0; i < steps.size(); i += runs)
+            out.push_back(std::accumulate(steps.begin() + static_cast<std::ptrdiff_t>(i),
+                                          steps.begin() + static_cast<std::ptrdiff_t>(i + runs), out.back()));
+        return out;
+    }
+
 private:
-    std::int64_t target() const { return axis_.shape().planned; }
+    std::int64_t target() const { return count_; }
     std::int64_t runs() const { return axis_.shape().balanced; }
     bool channels() const { return columns_[0].size() == 1 && runs() == 1; }
     /// Whether the left-looking form does it: single columns, each chosen with fresh scores.
@@ -43,19 +55,20 @@ private:
         return opt_.exact() && opt_.ffn_group <= 1 && channels() && axis_.size() == axis_.shape().in;
     }
 
-    Indices columns_one_by_one(const kerf::Matrix<double>& w, const kerf::Matrix<double>& a) const {
+    Indices columns_one_by_one(const kerf::Matrix<double>& w, const kerf::Matrix<double>& a,
+                               std::vector<double>* errors = nullptr) const {
         Indices unit_at(static_cast<std::size_t>(axis_.size())), out;
         for (std::int64_t u = 0; u < axis_.size(); ++u) unit_at[static_cast<std::size_t>(columns_[u][0])] = u;
         auto turned = job_.matrix<double>({w.columns(), w.rows()});
         for (std::int64_t r = 0; r < w.rows(); ++r)
             for (std::int64_t c = 0; c < w.columns(); ++c) turned(c, r) = w(r, c);
-        for (const auto column : kerf::obs::greedy_columns(turned, a, target(), job_))
+        for (const auto column : kerf::obs::greedy_columns(turned, a, target(), job_, errors))
             out.push_back(unit_at[static_cast<std::size_t>(column)]);
         return out;
     }
 
-    /// Rounds of scoring and elimination.
-    Indices in_rounds(kerf::Matrix<double>& w, kerf::Matrix<double>&& a) const {
+    /// Rounds of scoring and elimination. `errors`: takes what each of them adds.
+    Indices in_rounds(kerf::Matrix<double>& w, kerf::Matrix<double>&& a, std::vector<double>* errors = nullptr) const {
         auto own = job_.matrix<double>(w.shape());
         kerf::obs::detail::copy(w, own);
         kerf::obs::State state(std::move(own), std::move(a), job_);
@@ -71,7 +84,8 @@ private:
                     gone[static_cast<std::size_t>(u)] = true;
                     out.push_back(u);
                 }
-                state.eliminate(s, opt_.compensate || opt_.exact());
+                const double error = state.eliminate(s, opt_.compensate || opt_.exact());
+                if (errors) errors->push_back(error);
             }
         }
         if (opt_.compensate && !opt_.refits()) kerf::obs::detail::copy(state.weight(), w);
@@ -125,6 +139,7 @@ private:
 
     const Options& opt_;
     const kerf::Axis& axis_;
+    std::int64_t count_;
     const kerf::Job& job_;
     const kerf::UnitList columns_;
 };

@@ -15,6 +15,8 @@ struct Options : kerf::RatioOptions {
     double min_sparsity = 0.0625, max_sparsity = 0.25;
     std::string schedule_base = "layers";
     double budget = 0;
+    double weight = 1;
+    std::string relative_to = "stream";
     double damp = 0.01;
     bool compensate = true;
     std::string kernel = "exact";
@@ -26,6 +28,7 @@ struct Options : kerf::RatioOptions {
     bool strict = false;
     bool compatibility = false;
 
+    bool by_error() const { return schedule == "error"; }
     bool exact() const { return kernel == "exact"; }
     bool dense_target() const { return target == "dense"; }
     /// Whether least squares give the weights in the end; else they are as the rounds leave them.
@@ -35,8 +38,10 @@ struct Options : kerf::RatioOptions {
 inline void describe(kerf::Schema<Options>& s) {
     kerf::ratio_options(s, true);
     s("schedule", &Options::schedule)
-        .one_of({"uniform", "log_increase", "log_decrease", "linear_increase", "linear_decrease"})
-        .help("how the share differs from block to block; uniform: sparsity everywhere");
+        .one_of({"uniform", "log_increase", "log_decrease", "linear_increase", "linear_decrease", "error"})
+        .help(
+            "how the share differs from block to block; uniform: sparsity everywhere; error: what goes of each axis "
+            "follows from a survey of the errors that it would make, and comes to budget in all");
     s("min_sparsity", &Options::min_sparsity).at_least(0).below(1).help("smallest share of a schedule");
     s("max_sparsity", &Options::max_sparsity).at_least(0).below(1).help("largest share of a schedule");
     s("schedule_base", &Options::schedule_base)
@@ -46,6 +51,14 @@ inline void describe(kerf::Schema<Options>& s) {
         .at_least(0)
         .below(1)
         .help("share of the blocks' linear parameters that goes in all; scales the schedule to it; 0: off");
+    s("weight", &Options::weight)
+        .above(0)
+        .help("schedule = error: how much the errors of an axis count; for overrides");
+    s("relative_to", &Options::relative_to)
+        .one_of({"stream", "output"})
+        .help(
+            "schedule = error: errors as shares of the residual stream that they go into, or of the projection's "
+            "output");
     s("damp", &Options::damp).at_least(0).at_most(1).help("share of mean(diag H) added to the diagonal");
     s("compensate", &Options::compensate).help("let the weights that stay make up for those that go");
     s("kernel", &Options::kernel)
@@ -72,6 +85,14 @@ inline void check(const Options& opt) {
     kerf::check_ratio(opt);
     if (opt.schedule != "uniform" && opt.min_sparsity > opt.max_sparsity)
         kerf::bad_value("min_sparsity = ", opt.min_sparsity, " is above max_sparsity = ", opt.max_sparsity);
+    if (opt.by_error() && opt.budget == 0)
+        kerf::bad_value(
+            "schedule = \"error\" spends a budget, and budget is 0; say which share of the blocks' linear "
+            "parameters is to go, as in budget = 0.2");
+    if (opt.by_error() && !opt.compensate)
+        kerf::bad_value(
+            "schedule = \"error\" goes by the errors that compensation leaves, and compensate = false "
+            "leaves others; leave one of them out");
     const auto needs_compensation = [&](bool on, const char* what) {
         if (on && !opt.compensate)
             kerf::bad_value(what,
@@ -86,14 +107,31 @@ inline void check(const Options& opt) {
             "gathered; leave one of them out");
 }
 
+/// The counts of units with which an axis can end, ascending from none: equally many of each balanced run, `align`
+/// channels that stay.
+inline std::vector<std::int64_t> possible_counts(const Options& opt, const kerf::AxisShape& axis) {
+    const std::int64_t most = kerf::units_of_share(axis, 1, opt.align);
+    const std::int64_t step = axis.kind == kerf::AxisKind::mlp ? std::max<std::int64_t>(1, opt.align)
+                                                               : std::max<std::int64_t>(1, axis.balanced);
+    std::vector<std::int64_t> out;
+    for (std::int64_t count = most; count > 0; count -= step) out.push_back(count);
+    out.push_back(0);
+    std::reverse(out.begin(), out.end());
+    return out;
+}
+
 /// Shares of blocks before rounding.
 class Shares {
 public:
     Shares(const Options& opt, std::span<const kerf::AxisShape> axes) : opt_(opt), axes_(axes) {
         const std::int64_t blocks = axes.empty() ? 0 : axes[0].blocks;
         const auto [first, last] = kerf::layer_window(opt, blocks);
-        const Schedule schedule{opt.schedule,     opt.budget > 0 ? 1.0 : opt.sparsity, opt.min_sparsity,
-                                opt.max_sparsity, opt.schedule_base == "32",           opt.compatibility};
+        const Schedule schedule{opt.by_error() ? "uniform" : opt.schedule,
+                                opt.budget > 0 ? 1.0 : opt.sparsity,
+                                opt.min_sparsity,
+                                opt.max_sparsity,
+                                opt.schedule_base == "32",
+                                opt.compatibility};
         shares_ = ratios(schedule, first, last, blocks);
         if (opt.budget > 0) scale_to_budget();
     }

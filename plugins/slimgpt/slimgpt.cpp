@@ -2,11 +2,13 @@
 // SlimGPT (Ling, Wang, Yu, Liu, NeurIPS 2024): heads and MLP channels go where the optimal brain surgeon's error is
 // smallest, and what stays of the projections that read them makes up for it.
 #include <algorithm>
+#include <cmath>
 #include <sstream>
 #include <string>
 #include <vector>
 
 #include "choice.hpp"
+#include "kerf/allocation.hpp"
 #include "kerf/obs.hpp"
 #include "kerf/structure.hpp"
 #include "options.hpp"
@@ -48,7 +50,9 @@ public:
             if (opt.strict && opt.budget == 0 && kerf::units_wanted(axes[i], share) > kerf::most_units(axes[i]))
                 kerf::bad_value(axes[i].name, ": ", kerf::units_wanted(axes[i], share), " of ", axes[i].size,
                                 " units would go (a share of ", share, "), of which ", axes[i].keep, " must stay");
-            plans[i] = plan_units(axes[i], shares.units(axes[i]));
+            plans[i] = opt.by_error() && share > 0 && kerf::most_units(axes[i]) > 0
+                           ? plan_survey(axes[i], shares.units(axes[i]))
+                           : plan_units(axes[i], shares.units(axes[i]));
             asked = asked || share > 0;
             possible = possible || kerf::most_units(axes[i]) > 0;
             biased = biased || axes[i].biased > 0;
@@ -71,7 +75,7 @@ public:
         const auto before = stacked(consumers, axis.shape(), inverse.system.dead, job);
         auto w = job.matrix<double>(before.shape());
         kerf::obs::detail::copy(before, w);
-        const auto units = slimgpt::Choice(opt, axis, job).run(w, std::move(inverse.a));
+        const auto units = slimgpt::Choice(opt, axis, axis.shape().planned, job).run(w, std::move(inverse.a));
         const bool bias = opt.bias_refit && axis.shape().biased == static_cast<std::int64_t>(consumers.size());
         if (opt.refits()) {
             kerf::obs::detail::copy(before, w);
@@ -81,7 +85,73 @@ public:
         axis.remove(units);
     }
 
+    /// Errors of the exact kernel's greedy choice, whichever will make it in the end.
+    kerf::AxisCurve survey(kerf::Axis& axis, kerf::Job& job) const override {
+        Options exact = opt;
+        exact.kernel = "exact";
+        exact.ffn_group = exact.swaps = 0;
+        const auto consumers = axis.consumers();
+        auto inverse = kerf::obs::invert(job.gram(consumers.front()), opt.damp, job, axis.name(), opt.strict);
+        auto w = stacked(consumers, axis.shape(), inverse.system.dead, job);
+        const double whole = opt.relative_to == "stream" && axis.shape().stream > 0
+                                 ? axis.shape().stream
+                                 : quadratic(w, inverse.system.h, job);
+        kerf::AxisCurve curve;
+        curve.units = slimgpt::possible_counts(opt, axis.shape());
+        const auto errors = slimgpt::Choice(exact, axis, curve.units.back(), job).errors(w, std::move(inverse.a));
+        for (const auto count : curve.units) {
+            const double error =
+                errors[static_cast<std::size_t>(count / std::max<std::int64_t>(1, axis.shape().balanced))];
+            curve.costs.push_back(whole > 0 ? opt.weight * error / whole : 0);
+        }
+        return curve;
+    }
+
+    std::vector<std::int64_t> allocate(std::span<const kerf::SurveyedAxis> axes) const override {
+        std::vector<kerf::Bidder> bidders;
+        std::int64_t most = 0, fixed = 0;
+        for (const auto& axis : axes) {
+            bidders.push_back({axis.curve, axis.shape.unit_parameters});
+            if (axis.curve.empty())
+                fixed += std::max<std::int64_t>(0, axis.shape.planned) * axis.shape.unit_parameters;
+            else
+                most += axis.curve.units.back() * axis.shape.unit_parameters;
+        }
+        const double all = axes.empty() ? 0 : static_cast<double>(axes[0].shape.linear_parameters);
+        const auto budget = static_cast<std::int64_t>(std::nearbyint(opt.budget * all));
+        if (fixed + most < budget)
+            kerf::bad_value("budget = ", opt.budget, ": at most ", static_cast<double>(fixed + most) / all,
+                            " of the blocks' linear parameters can go with these options and overrides");
+        return kerf::allocate(bidders, std::max<std::int64_t>(0, budget - fixed));
+    }
+
 private:
+    /// Any number of units may go in the end.
+    kerf::AxisPlan plan_survey(const kerf::AxisShape& axis, std::int64_t units) const {
+        const std::int64_t n = axis.in, most = kerf::most_units(axis) * (axis.size > 0 ? n / axis.size : 0);
+        kerf::AxisPlan plan = plan_units(axis, units);
+        plan.scratch_bytes =
+            std::max(plan_units(axis, 0).scratch_bytes, plan_units(axis, kerf::most_units(axis)).scratch_bytes);
+        plan.survey.wanted = true;
+        // H, its factor, A; W, its product with H, its transpose or the copy that is eliminated; the path of the
+        // columns.
+        plan.survey.scratch_bytes = 8 * (4 * n * n + 4 * n * axis.out + most * (n + axis.out) + axis.out + n);
+        const double width = static_cast<double>(n), rows = static_cast<double>(axis.out),
+                     gone = static_cast<double>(most);
+        plan.survey.flops = 2 * width * width * (width + rows) + 4 * gone * gone * (width + rows);
+        return plan;
+    }
+
+    /// tr(W H Wᵀ)
+    static double quadratic(const kerf::Matrix<double>& w, const kerf::Matrix<double>& h, const kerf::Job& job) {
+        auto product = job.matrix<double>(w.shape());
+        job.linalg().gemm(kerf::Transpose::no, kerf::Transpose::no, 1, w, h, 0, product.view());
+        double sum = 0;
+        for (std::int64_t r = 0; r < w.rows(); ++r)
+            for (std::int64_t c = 0; c < w.columns(); ++c) sum += product(r, c) * w(r, c);
+        return sum;
+    }
+
     kerf::AxisPlan plan_units(const kerf::AxisShape& axis, std::int64_t units) const {
         kerf::AxisPlan plan;
         plan.remove = units;

@@ -11,6 +11,7 @@ namespace {
 using nlohmann::json;
 
 const std::string slimgpt = "[[stage]]\nmethod = \"slimgpt\"\nsparsity = 0.5\n";
+const std::string by_error = "[[stage]]\nmethod = \"slimgpt\"\nschedule = \"error\"\nbudget = 0.4\n";
 const std::string gptq = "[[stage]]\nmethod = \"gptq\"\nbits = 4\ngroup_size = 32\n";
 
 std::string weights(const fs::path& folder) {
@@ -192,6 +193,65 @@ TEST(Structured, ADenseTargetResumesToTheSameBytes) {
     });
 }
 
+TEST(Structured, ASurveySpendsTheBudgetThatThePlanSaysAboutHowToSpend) {
+    const Small small;
+    const fs::path recipe = small.recipe(by_error);
+    const Outcome planned = kerf({"plan", recipe.string(), "--json"}), run = kerf({"run", recipe.string()});
+    ASSERT_EQ(planned.code, 0) << planned.err;
+    ASSERT_EQ(run.code, 0) << run.err;
+    const json plan = json::parse(planned.out), report = json::parse(slurp(small.folder / "out/report.json"));
+    EXPECT_FALSE(plan["exact"].get<bool>());
+    for (const auto* forward : {&plan["stages"][0]["forward"], &report["stages"][0]["forward"]})
+        EXPECT_EQ((*forward)["block_runs"], 4) << "two blocks, surveyed and pruned";
+    EXPECT_LE(run.peak_bytes, plan["peak_bytes"].get<std::uint64_t>());
+    // 2·64·64 + 2·64·32 + 3·64·96 in each block; a channel has 3·64.
+    const int linears = 2 * (2 * 64 * 64 + 2 * 64 * 32 + 3 * 64 * 96);
+    const int gone = report["parameters"]["before"].get<int>() - report["parameters"]["after"].get<int>();
+    EXPECT_NEAR(gone, 0.4 * linears, 3 * 64);
+    for (const auto& axis : report["stages"][0]["axes"]) EXPECT_GE(axis["cost"].get<double>(), 0) << axis;
+}
+
+TEST(Structured, ASurveyedStageIsFollowedInOnePassAndResumesToTheSameBytes) {
+    const Small small;
+    const std::string aligned = by_error + "align = 32\n";
+    const fs::path recipe = small.recipe(aligned + gptq);
+    // In the survey, between it and the pruning, and in either stage's blocks.
+    survives_kills(recipe, small.folder / "out",
+                   [](long calls) { return std::vector{2l, 3l, 4l, 5l, calls / 2, 3 * calls / 4}; });
+    const json report = json::parse(slurp(small.folder / "out/report.json"));
+    EXPECT_EQ(report["stages"][0]["pass"], report["stages"][1]["pass"]);
+    for (const auto& [stages, output, model] : {std::tuple{aligned, "first", "model"}, {gptq, "second", "first"}}) {
+        const Outcome run = kerf({"run", small.recipe(stages, output, model).string(), "--threads", "3"});
+        ASSERT_EQ(run.code, 0) << run.err;
+    }
+    EXPECT_EQ(weights(small.folder / "out"), weights(small.folder / "second"));
+}
+
+TEST(Structured, ASurveySparesWhatAnOverrideWeighsOrFixes) {
+    const Small small;
+    const auto removed = [&](const std::string& override_) {
+        fs::remove_all(small.folder / "out");
+        const Outcome run = kerf({"run", small.recipe(by_error + override_).string()});
+        EXPECT_EQ(run.code, 0) << run.err;
+        std::map<std::string, std::size_t> out;
+        const json report = json::parse(slurp(small.folder / "out/report.json"));
+        for (const auto& axis : report["stages"][0]["axes"])
+            out[axis["name"].get<std::string>()] = axis["removed"].size();
+        return out;
+    };
+    auto plain = removed("");
+    EXPECT_LT(removed("[stage.override.\"model.layers.1.mlp\"]\nweight = 100\n")["model.layers.1.mlp"],
+              plain["model.layers.1.mlp"]);
+    auto fixed =
+        removed("[stage.override.\"model.layers.0.mlp\"]\nschedule = \"uniform\"\nbudget = 0\nsparsity = 0.25\n");
+    EXPECT_EQ(fixed["model.layers.0.mlp"], 24u);
+    const auto all = [](auto& counts) {  // in channels; a KV group has 2·64·32 + 2·64·16 parameters
+        return int(counts["model.layers.0.mlp"] + counts["model.layers.1.mlp"]) +
+               32 * int(counts["model.layers.0.kv_groups"] + counts["model.layers.1.kv_groups"]);
+    };
+    EXPECT_NEAR(all(fixed), all(plain), 1) << "what an override fixes counts towards the budget";
+}
+
 TEST(Structured, BadInputIsOneSentenceAndNothingLeft) {
     const Small small;
     const auto refused = [&](const std::string& stage, const std::string& says, const std::string& format = "hf") {
@@ -211,6 +271,12 @@ TEST(Structured, BadInputIsOneSentenceAndNothingLeft) {
     refused(stage + "maxlayer = 9\n", "maxlayer = 9: the model has 2 blocks");
     refused(stage + "budget = 0.9999\n", "budget = 0.9999: at most 0.");
     refused(stage + "budget = 1.5\n", "budget");
+    refused(stage + "schedule = \"error\"\n", "as in budget = 0.2");
+    refused(by_error + "compensate = false\n", "goes by the errors that compensation leaves");
+    refused(stage + "schedule = \"error\"\nbudget = 0.9999\n", "budget = 0.9999: at most 0.");
+    refused(stage + "[stage.override.\"*.mlp\"]\nschedule = \"error\"\nbudget = 0.2\n",
+            "weighs the axes of the whole stage against each other");
+    refused(slimgpt + by_error + "sequential = \"shared\"\n", "needs a pass of its own");
     refused(stage + "swaps = 4\ncompensate = false\n", "which compensate = false forbids");
     refused(stage + "bias_refit = true\n", "none of the projections that read what is pruned has a bias");
     refused(stage + "bias_refit = true\ntarget = \"dense\"\n", "do not go together");

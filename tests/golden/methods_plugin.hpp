@@ -10,6 +10,7 @@
 #include <random>
 #include <stdexcept>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "core/curvature/gram.hpp"
@@ -91,6 +92,19 @@ public:
 
     void prune(kerf_job* job, kerf_axis* axis) const {
         core::check_call("prune", [&](kerf_error* e) { return method_->prune_axis(self_.get(), job, axis, e); });
+    }
+    /// Units and what they cost.
+    std::pair<std::vector<std::int64_t>, std::vector<double>> survey(kerf_job* job, kerf_axis* axis) const {
+        std::pair<std::vector<std::int64_t>, std::vector<double>> out;
+        const auto take = [](void* context, const kerf_axis_curve* curve, kerf_error*) -> kerf_code {
+            auto& made = *static_cast<decltype(out)*>(context);
+            made.first.assign(curve->units, curve->units + curve->count);
+            made.second.assign(curve->costs, curve->costs + curve->count);
+            return KERF_OK;
+        };
+        core::check_call("survey",
+                         [&](kerf_error* e) { return method_->survey_axis(self_.get(), job, axis, take, &out, e); });
+        return out;
     }
     std::vector<kerf_axis_plan> plan(const std::vector<kerf_axis_shape>& axes) const {
         kerf_axis_plan blank{};

@@ -70,53 +70,66 @@ struct Result {
     std::vector<std::string> warnings;
 };
 
-Result prune(const Problem& problem, const json& options) {
-    static const Plugin plugin("slimgpt");
-    const std::int64_t columns = problem.weight.shape.columns, units = columns / problem.unit;
-    core::Curvature curvature("the input", columns, 4096, problem.moments);
+/// The problem as an axis in the host's hands.
+struct Hand {
+    core::Curvature curvature;
     kerf_layer layer;
-    layer.name = "layer";
-    layer.out = problem.weight.shape.rows;
-    layer.in = columns;
-    layer.weight = problem.weight.data.data();
-    layer.curvature = &curvature;
-    layer.takes_bias_shift = problem.biased;
-
     core::Axis axis;
-    axis.name = "axis";
-    axis.kind = problem.unit > 1 ? core::AxisKind::heads : core::AxisKind::mlp;
-    axis.size = units;
-    axis.unit = problem.unit;
-    axis.balanced = problem.balanced;
-    axis.block = 0;
-    std::vector<std::int32_t> unit_of(static_cast<std::size_t>(columns));
-    for (std::size_t c = 0; c < unit_of.size(); ++c)
-        unit_of[c] = static_cast<std::int32_t>(static_cast<std::int64_t>(c) / problem.unit);
-    core::Place place{"layer.weight", 1, core::Place::Role::input, "layer", columns, 0, core::Layout(unit_of, units)};
-    axis.places.push_back(std::move(place));
-    core::AxisFacts facts;
-    facts.in_features = columns;
-    facts.out_features = problem.weight.shape.rows;
-    facts.blocks = 1;
-    facts.biased = problem.biased ? 1 : 0;
-    kerf_axis handle(
-        axis, facts, problem.remove, [](const core::Place&) { return core::PlaceValues{}; },
-        std::make_shared<core::PlaceValues>());
-    handle.layers[0] = &layer;
+    std::vector<std::int32_t> unit_of;  ///< of each column
+    std::unique_ptr<kerf_axis> handle;
 
-    const Instance method = plugin.make(options);
+    explicit Hand(const Problem& problem)
+        : curvature("the input", problem.weight.shape.columns, 4096, problem.moments) {
+        const std::int64_t columns = problem.weight.shape.columns, units = columns / problem.unit;
+        layer.name = "layer";
+        layer.out = problem.weight.shape.rows;
+        layer.in = columns;
+        layer.weight = problem.weight.data.data();
+        layer.curvature = &curvature;
+        layer.takes_bias_shift = problem.biased;
+        axis.name = "axis";
+        axis.kind = problem.unit > 1 ? core::AxisKind::heads : core::AxisKind::mlp;
+        axis.size = units;
+        axis.unit = problem.unit;
+        axis.balanced = problem.balanced;
+        axis.block = 0;
+        unit_of.resize(static_cast<std::size_t>(columns));
+        for (std::size_t c = 0; c < unit_of.size(); ++c)
+            unit_of[c] = static_cast<std::int32_t>(static_cast<std::int64_t>(c) / problem.unit);
+        axis.places.push_back(
+            {"layer.weight", 1, core::Place::Role::input, "layer", columns, 0, core::Layout(unit_of, units)});
+        core::AxisFacts facts;
+        facts.in_features = columns;
+        facts.out_features = problem.weight.shape.rows;
+        facts.blocks = 1;
+        facts.biased = problem.biased ? 1 : 0;
+        handle = std::make_unique<kerf_axis>(
+            axis, facts, problem.remove, [](const core::Place&) { return core::PlaceValues{}; },
+            std::make_shared<core::PlaceValues>());
+        handle->layers[0] = &layer;
+    }
+};
+
+const Plugin& plugin() {
+    static const Plugin loaded("slimgpt");
+    return loaded;
+}
+
+Result prune(const Problem& problem, const json& options) {
+    Hand hand(problem);
+    const Instance method = plugin().make(options);
     kerf_job job;
     Result out;
     job.log = [&](int level, const std::string& message) {
         if (level >= KERF_LOG_WARN) out.warnings.push_back(message);
     };
-    method.prune(&job, &handle);
-    out.removed = handle.removed.value();
-    out.weight = layer.replacement.value().weight;
+    method.prune(&job, hand.handle.get());
+    out.removed = hand.handle->removed.value();
+    out.weight = hand.layer.replacement.value().weight;
     for (const auto unit : out.removed)  // as the host does
         for (std::size_t i = 0; i < out.weight.size(); ++i)
-            if (unit_of[i % unit_of.size()] == unit) out.weight[i] = 0;
-    out.bias_shift = layer.replacement->bias_shift;
+            if (hand.unit_of[i % hand.unit_of.size()] == unit) out.weight[i] = 0;
+    out.bias_shift = hand.layer.replacement->bias_shift;
     out.metrics = job.metrics;
     return out;
 }
@@ -488,6 +501,79 @@ TEST(SlimGpt, BudgetIsMetAsCloselyAsWholeUnitsAllow) {
             EXPECT_NEAR(removed, budget, step / 2) << schedule;
         }
     EXPECT_THROW(Plugin("slimgpt").make({{"budget", 0.999}, {"modules", "attn"}}).plan(axes), core::Error);
+}
+
+/// What the plugin's survey says; with the scratch that it took.
+struct Surveyed {
+    std::vector<std::int64_t> units;
+    std::vector<double> costs;
+    std::uint64_t peak_bytes = 0;
+};
+Surveyed survey(const Problem& problem, json options) {
+    Hand hand(problem);
+    options["schedule"] = "error";
+    options["budget"] = 0.5;
+    kerf_job job;
+    auto [units, costs] = plugin().make(options).survey(&job, hand.handle.get());
+    EXPECT_FALSE(hand.handle->removed.has_value());
+    EXPECT_FALSE(hand.layer.replacement.has_value());
+    EXPECT_EQ(job.memory.live(), 0u);
+    return {std::move(units), std::move(costs), job.memory.peak()};
+}
+
+TEST(SlimGpt, SurveySaysWhatPruningSoManyUnitsWillCost) {
+    for (const auto& [columns, unit, balanced] : {std::tuple{24, 1, 1}, std::tuple{32, 4, 1}, std::tuple{32, 4, 2}}) {
+        Problem problem = correlated(6, columns, unit, 0, 7);
+        problem.balanced = balanced;
+        const Surveyed curve = survey(problem, json::object());
+        const double whole =
+            damped_error(problem, std::vector<float>(problem.weight.data.size()), 0.01);  // of an output that is gone
+        ASSERT_EQ(curve.units.size(), static_cast<std::size_t>(columns / unit / balanced));
+        for (std::size_t i = 0; i < curve.units.size(); ++i) {
+            EXPECT_EQ(curve.units[i], static_cast<std::int64_t>(i) * balanced);
+            problem.remove = curve.units[i];
+            EXPECT_NEAR(curve.costs[i] * whole, error_of(problem, json::object()), 1e-5 * whole) << problem.remove;
+        }
+    }
+}
+
+TEST(SlimGpt, SurveyOffersTheCountsThatOptionsAllowAndCountsByWeight) {
+    const Problem problem = correlated(6, 24, 1, 0, 7);
+    EXPECT_EQ(survey(problem, {{"align", 10}}).units, (std::vector<std::int64_t>{0, 4, 14}));
+    const auto plain = survey(problem, json::object()).costs, heavy = survey(problem, {{"weight", 4}}).costs;
+    for (std::size_t i = 0; i < plain.size(); ++i) EXPECT_DOUBLE_EQ(heavy[i], 4 * plain[i]);
+    EXPECT_EQ(survey(problem, {{"kernel", "reference"}, {"swaps", 5}, {"ffn_group", 4}}).costs, plain)
+        << "the exact kernel's, whichever prunes";
+}
+
+TEST(SlimGpt, SurveyTakesNoMoreScratchThanItsPlanSays) {
+    for (const auto& [columns, unit] : {std::pair{96, 1}, std::pair{96, 12}}) {
+        const Problem problem = correlated(64, columns, unit, 0, 3);
+        Hand hand(problem);
+        core::AxisFacts facts = hand.handle->facts;
+        facts.unit_parameters = 64;
+        facts.linear_parameters = 64 * columns / unit;
+        const auto plan = plugin()
+                              .make({{"schedule", "error"}, {"budget", 0.5}})
+                              .plan({core::axis_shape(hand.axis, facts, -1)})
+                              .at(0);
+        EXPECT_EQ(plan.survey, 1);
+        EXPECT_EQ(plan.exact, 0);
+        EXPECT_LE(survey(problem, json::object()).peak_bytes, plan.survey_bytes);
+    }
+}
+
+TEST(SlimGpt, RefusesASurveyThatHasNothingToSpendOrMeansNothing) {
+    const auto refused = [](const json& options, const std::string& words) {
+        try {
+            plugin().make(options);
+            ADD_FAILURE() << options;
+        } catch (const core::Error& error) {
+            EXPECT_NE(std::string(error.what()).find(words), std::string::npos) << error.what();
+        }
+    };
+    refused({{"schedule", "error"}}, "as in budget = 0.2");
+    refused({{"schedule", "error"}, {"budget", 0.2}, {"compensate", false}}, "compensate = false");
 }
 
 }  // namespace

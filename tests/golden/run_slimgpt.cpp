@@ -5,6 +5,7 @@
 #include <set>
 
 #include "core/calibration/dataset.hpp"
+#include "core/plugin_api/axis.hpp"
 #include "core/support/text.hpp"
 #include "core/weights/safetensors_writer.hpp"
 #include "tests/golden/run_fixture.hpp"
@@ -191,6 +192,39 @@ TEST_P(SlimGptGolden, RemovesTheSameUnitsAtTheSamePerplexity) {
 
 INSTANTIATE_TEST_SUITE_P(Models, SlimGptGolden, testing::ValuesIn(entries()),
                          [](const auto& info) { return name_of(info.param); });
+
+/// What a budget of half of the parameters comes to.
+struct Spent {
+    std::int64_t parameters = 0, budget = 0;
+    double errors = 0;  ///< relative ones of all projections together
+};
+Spent spend_half(const std::string& model, const std::string& schedule) {
+    const ScratchFolder scratch;
+    Recipe recipe = golden_recipe(model, scratch.path() / "out", "slimgpt",
+                                  {{"budget", 0.5}, {"schedule", schedule}, {"relative_to", "output"}});
+    recipe.calibration->samples = 8;
+    recipe.evaluation.perplexity.clear();
+    const json report = run_recipe(recipe, components(), false, {});
+    Spent out;
+    const Model dense = Model::open(recipe.model.path, components());
+    const Graph& graph = dense.graph();
+    out.budget = axis_facts(graph, find_axes(graph), 0).front().linear_parameters / 2;
+    out.parameters =
+        report["parameters"]["before"].get<std::int64_t>() - report["parameters"]["after"].get<std::int64_t>();
+    for (const auto& linear : report["stages"][0]["linears"]) out.errors += linear["error"].get<double>();
+    return out;
+}
+
+TEST(SlimGptByError, SpendsAsMuchAsAUniformShareOnSmallerErrorsInSum) {
+    for (const std::string model : {"llama-tiny", "opt-tiny"}) {
+        if (trained_model(model).empty()) continue;
+        const Spent uniform = spend_half(model, "uniform"), by_error = spend_half(model, "error");
+        const std::int64_t channel = model == "llama-tiny" ? 3 * 256 : 2 * 256 + 1;
+        EXPECT_LE(std::abs(by_error.parameters - by_error.budget), channel) << model;
+        EXPECT_GE(by_error.parameters, uniform.parameters) << model;
+        EXPECT_LE(by_error.errors, uniform.errors) << model;
+    }
+}
 
 }  // namespace
 }  // namespace kerf::core

@@ -173,6 +173,9 @@ typedef struct kerf_axis_shape {
     int64_t tokens;            /* of calibration, 0 when there is none */
     int64_t planned;           /* units that plan_axes() said will go; -1 inside plan_axes() */
     int64_t biased;            /* how many of the linears that read it add a bias */
+    /* In survey_axis(): how large the residual stream x is that the block gets, as one over the mean of 1 / |x|^2 over the
+     * calibration tokens, since norms divide by |x|; else 0. */
+    double stream;
 } kerf_axis_shape;
 typedef struct kerf_axis_plan {
     uint32_t struct_size;
@@ -186,7 +189,21 @@ typedef struct kerf_axis_plan {
      * over how many windows of what length (0: all, whole); the host adds what they take */
     int32_t sweeps, sweep_squares;
     int64_t sweep_windows, sweep_length;
+    /* Scope AXES: 1: survey_axis() comes first, and how many units go is said by allocate_axes(); `remove` is about right
+     * then, and `exact` is 0 */
+    int32_t survey, reserved;
+    uint64_t survey_bytes; /* largest sum of live alloc() buffers in survey_axis() */
+    double survey_flops;
 } kerf_axis_plan;
+
+/* What a survey says of one axis: removing units[i] of its units costs costs[i], by the method's own measure. units
+ * ascends from units[0] = 0; costs are finite. */
+typedef struct kerf_axis_curve {
+    uint32_t struct_size, reserved;
+    int64_t count;
+    const int64_t* units;
+    const double* costs;
+} kerf_axis_curve;
 
 typedef struct kerf_method {
     uint32_t struct_size, abi;
@@ -212,6 +229,18 @@ typedef struct kerf_method {
     const struct kerf_bases* bases; /* scope BASES */
     /* What this instance needs, where that depends on its options; NULL: `needs`. */
     uint64_t (*needs_of)(void* self);
+    /* Scope AXES, for axes that plan_axes() wants surveyed. Before anything is removed the host streams the stage's whole
+     * input once and asks for each of them, calling take() once; it copies, keeps the curves for a run that goes on later,
+     * and hands all of them to allocate_axes(). remove() and replace() have no place here. [job thread] */
+    kerf_code (*survey_axis)(void* self, kerf_job*, kerf_axis*,
+                             kerf_code (*take)(void* context, const kerf_axis_curve*, kerf_error*), void* context,
+                             kerf_error*);
+    /* How many units go of each surveyed axis, into remove[i]. axes and their number are those of plan_axes(); curves[i] is
+     * NULL for one that was not surveyed, of which exactly axes[i]->planned units go (-1: none). Asked of the instance with
+     * the stage's own options. Nothing but its arguments and options counts, so that a run that goes on later gets the same
+     * answer. */
+    kerf_code (*allocate_axes)(void* self, const kerf_axis_shape* const* axes, const kerf_axis_curve* const* curves,
+                               size_t count, int64_t* remove, kerf_error*);
 } kerf_method;
 
 /* ---- Adapters -------------------------------------------------------------------------------------------------- */

@@ -23,8 +23,8 @@ namespace kerf::inline v1::obs {
 
 using Columns = std::span<const std::int64_t>;
 
-/// H + λI [n, n], λ = damp · mean(diag H); then columns that calibration never excites get H_jj = 1. The 1 has no part in
-/// the mean: H is a mean over tokens, and beside it 1 can be large.
+/// H + λI [n, n], λ = damp · mean(diag H); then columns that calibration never excites get H_jj = 1. The 1 has no part
+/// in the mean: H is a mean over tokens, and beside it 1 can be large.
 struct System {
     Matrix<double> h;
     std::vector<std::uint8_t> dead;
@@ -201,9 +201,10 @@ private:
 
 /// Greedy removal of single columns, scores refreshed after each, without touching A [n, n] or W: a left-looking
 /// elimination, O(k (n + rows)) at step k. `turned` is Wᵀ [n, rows]. Gives `count` columns in the order in which they
-/// go; ties: the lowest first.
+/// go; ties: the lowest first. `errors`: takes what each of them adds to the error.
 inline std::vector<std::int64_t> greedy_columns(MatrixView<const double> turned, MatrixView<const double> a,
-                                                std::int64_t count, const Job& job) {
+                                                std::int64_t count, const Job& job,
+                                                std::vector<double>* errors = nullptr) {
     const std::int64_t n = turned.rows(), rows = turned.columns();
     auto v = job.matrix<double>({count, n}), p = job.matrix<double>({count, rows});
     auto w = job.buffer<double>(rows);
@@ -221,6 +222,7 @@ inline std::vector<std::int64_t> greedy_columns(MatrixView<const double> turned,
             if (!gone[at(j)] && (s < 0 || norm[at(j)] / pivot[at(j)] < norm[at(s)] / pivot[at(s)])) s = j;
         order.push_back(s);
         gone[at(s)] = true;
+        if (errors) errors->push_back(norm[at(s)] / pivot[at(s)]);
         for (std::int64_t r = 0; r < rows; ++r) w[r] = turned(s, r);
         for (std::int64_t i = 0; i < step; ++i)
             for (std::int64_t r = 0; r < rows; ++r) w[r] -= p(i, r) * v(i, s);

@@ -8,6 +8,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cstddef>
 #include <cstdint>
 #include <numeric>
 #include <optional>
@@ -60,6 +61,9 @@ struct AxisShape {
     std::int64_t tokens = 0;              ///< of calibration; 0 = none
     std::int64_t planned = -1;            ///< units that plan() said will go; -1 inside plan()
     std::int64_t biased = 0;              ///< how many of the linears that read it add a bias
+    /// In survey(): how large the residual stream x is that the block gets, as one over the mean of 1 / ‖x‖² over the
+    /// calibration tokens; else 0.
+    double stream = 0;
 
     /// Whether it is attention's: heads, KV groups, or query heads by themselves.
     bool is_attention() const {
@@ -76,6 +80,13 @@ struct PlannedSweeps {
     std::int64_t windows = 0, length = 0;  ///< 0: all, whole
 };
 
+/// Of an AxisMethod that decides how many units go once it has seen all axes.
+struct PlannedSurvey {
+    bool wanted = false;             ///< AxisPlan::remove is about right then
+    std::int64_t scratch_bytes = 0;  ///< as AxisPlan's, of survey()
+    double flops = 0;
+};
+
 /// What pruning an axis takes and leaves. A default one leaves the axis alone.
 struct AxisPlan {
     /// Units that go; 0 is an answer too, -1 is none. Of a ModelMethod: all units of every axis of a block stand for
@@ -85,6 +96,20 @@ struct AxisPlan {
     std::int64_t scratch_bytes = 0;  ///< largest sum of live Buffer and Matrix memory while it is pruned
     double flops = 0;                ///< Grams and sweeps are the core's
     PlannedSweeps sweeps = {};
+    PlannedSurvey survey = {};
+};
+
+/// What removing units of an axis costs, by a method's own measure: units[i] of them cost costs[i]. Ascends from no
+/// unit.
+struct AxisCurve {
+    std::vector<std::int64_t> units;
+    std::vector<double> costs;
+    bool empty() const noexcept { return units.empty(); }
+};
+/// An axis in the hands of allocate().
+struct SurveyedAxis {
+    AxisShape shape;
+    AxisCurve curve;  ///< empty: not surveyed, exactly shape.planned units go (-1: none)
 };
 
 /// Index sets of an axis's units along one dimension: `units[u]` is ascending.
@@ -192,7 +217,8 @@ public:
         out.linear_parameters = raw.linear_parameters;
         out.tokens = raw.tokens;
         out.planned = raw.planned;
-        out.biased = raw.struct_size >= sizeof(kerf_axis_shape) ? raw.biased : 0;
+        out.biased = raw.struct_size >= offsetof(kerf_axis_shape, biased) + sizeof(raw.biased) ? raw.biased : 0;
+        out.stream = raw.struct_size >= offsetof(kerf_axis_shape, stream) + sizeof(raw.stream) ? raw.stream : 0;
         return out;
     }
 
@@ -238,6 +264,28 @@ private:
 
 namespace detail {
 
+/// As much of a plan as the host has room for.
+inline void write_plan(const AxisPlan& plan, kerf_axis_plan& out) {
+    out.exact = plan.exact && !plan.survey.wanted ? 1 : 0;
+    out.remove = plan.remove;
+    out.scratch_bytes = static_cast<std::uint64_t>(plan.scratch_bytes);
+    out.flops = plan.flops;
+    if (out.struct_size >= offsetof(kerf_axis_plan, sweep_length) + sizeof(out.sweep_length)) {
+        out.sweeps = plan.sweeps.count;
+        out.sweep_squares = plan.sweeps.squares ? 1 : 0;
+        out.sweep_windows = plan.sweeps.windows;
+        out.sweep_length = plan.sweeps.length;
+    }
+    if (out.struct_size >= offsetof(kerf_axis_plan, survey_flops) + sizeof(out.survey_flops)) {
+        out.survey = plan.survey.wanted ? 1 : 0;
+        out.survey_bytes = static_cast<std::uint64_t>(plan.survey.scratch_bytes);
+        out.survey_flops = plan.survey.flops;
+    } else if (plan.survey.wanted) {
+        throw Error(Code::unsupported,
+                    "this kerf is older than surveys of axes, which these options need; use a newer one");
+    }
+}
+
 /// plan_axes() over a method's plan_all().
 template <class M, class Options>
 kerf_code plan_axes(void* self, const kerf_axis_shape* const* axes, std::size_t count, kerf_axis_plan* const* plans,
@@ -249,18 +297,49 @@ kerf_code plan_axes(void* self, const kerf_axis_shape* const* axes, std::size_t 
         std::vector<AxisPlan> answers(count);
         method.plan_all(shapes, answers);
         for (std::size_t i = 0; i < count; ++i) {
-            if (answers[i].scratch_bytes < 0)
-                throw Error(Code::internal, "plan() gives ", answers[i].scratch_bytes, " bytes of scratch");
-            plans[i]->exact = answers[i].exact ? 1 : 0;
-            plans[i]->remove = answers[i].remove;
-            plans[i]->scratch_bytes = static_cast<std::uint64_t>(answers[i].scratch_bytes);
-            plans[i]->flops = answers[i].flops;
-            if (plans[i]->struct_size < sizeof(kerf_axis_plan)) continue;
-            plans[i]->sweeps = answers[i].sweeps.count;
-            plans[i]->sweep_squares = answers[i].sweeps.squares ? 1 : 0;
-            plans[i]->sweep_windows = answers[i].sweeps.windows;
-            plans[i]->sweep_length = answers[i].sweeps.length;
+            for (const auto bytes : {answers[i].scratch_bytes, answers[i].survey.scratch_bytes})
+                if (bytes < 0) throw Error(Code::internal, "plan() gives ", bytes, " bytes of scratch");
+            write_plan(answers[i], *plans[i]);
         }
+    });
+}
+
+template <class M, class Options>
+kerf_code survey_axis(void* self, kerf_job* job, kerf_axis* handle,
+                      kerf_code (*take)(void*, const kerf_axis_curve*, kerf_error*), void* context,
+                      kerf_error* error) noexcept {
+    kerf_code taken = KERF_OK;
+    const kerf_code made = guarded(error, [&] {
+        const auto* instance = static_cast<const Instance<M, Options>*>(self);
+        Axis axis(instance->host, handle);
+        Job work(instance->host, job);
+        const AxisCurve curve = instance->method.survey(axis, work);
+        if (curve.units.size() != curve.costs.size())
+            throw Error(Code::internal, "survey() gives ", curve.units.size(), " counts and ", curve.costs.size(),
+                        " costs");
+        const kerf_axis_curve raw{sizeof(kerf_axis_curve), 0, static_cast<std::int64_t>(curve.units.size()),
+                                  curve.units.data(), curve.costs.data()};
+        taken = take(context, &raw, error);
+    });
+    return made == KERF_OK ? taken : made;
+}
+
+template <class M, class Options>
+kerf_code allocate_axes(void* self, const kerf_axis_shape* const* axes, const kerf_axis_curve* const* curves,
+                        std::size_t count, std::int64_t* remove, kerf_error* error) noexcept {
+    return guarded(error, [&] {
+        std::vector<SurveyedAxis> surveyed(count);
+        for (std::size_t i = 0; i < count; ++i) {
+            surveyed[i].shape = Axis::detail_shape(*axes[i]);
+            if (!curves[i]) continue;
+            surveyed[i].curve.units.assign(curves[i]->units, curves[i]->units + curves[i]->count);
+            surveyed[i].curve.costs.assign(curves[i]->costs, curves[i]->costs + curves[i]->count);
+        }
+        const std::vector<std::int64_t> out = static_cast<const Instance<M, Options>*>(self)->method.allocate(surveyed);
+        if (out.size() != count)
+            throw Error(Code::internal, "allocate() gives ", out.size(), " counts for ", count, " axes");
+        for (std::size_t i = 0; i < count; ++i)
+            if (curves[i]) remove[i] = out[i];
     });
 }
 
@@ -294,11 +373,23 @@ public:
     /// Ends with axis.remove() of the planned number of units.
     virtual void prune(Axis& axis, Job& job) const = 0;
 
+    /// Of an axis whose plan wants a survey: what removing units of it costs in the model as the stage gets it, where
+    /// all else is whole. Asked of every such axis before prune() is of any; removes nothing.
+    virtual AxisCurve survey(Axis& axis, Job&) const {
+        throw Error(Code::internal, axis.name(), ": plan() wants a survey, but the method has no survey()");
+    }
+    /// How many units go of each axis (of those that were not surveyed whatever it says), once all curves are known.
+    virtual std::vector<std::int64_t> allocate(std::span<const SurveyedAxis>) const {
+        throw Error(Code::internal, "plan() wants a survey, but the method has no allocate()");
+    }
+
     template <class M>
     static const kerf_method* kerf_table() {
         static const kerf_method table = [] {
             kerf_method t = detail::Instance<M, Options>::table();
             t.scope = KERF_SCOPE_AXES;
+            t.survey_axis = detail::survey_axis<M, Options>;
+            t.allocate_axes = detail::allocate_axes<M, Options>;
             t.plan_axes = detail::plan_axes<M, Options>;
             t.prune_axis = [](void* self, kerf_job* job, kerf_axis* handle, kerf_error* error) noexcept -> kerf_code {
                 return detail::guarded(error, [&] {
