@@ -199,15 +199,16 @@ bool alike(const json& a, const json& b) {
     return linear_rows(text_at(a, "name"), part(a, "linears")) == linear_rows(text_at(b, "name"), part(b, "linears"));
 }
 
-/// "204 k", or with experts "204 k, 51 k of them active"
-std::string parameters_of(const json& cost) {
+/// "204 k", or with experts "204 k, 51 k of them active"; `unit` follows the first number.
+std::string parameters_of(const json& cost, std::string_view unit = "") {
     const double all = number_at(cost, {"parameters"}), active = number_at(cost, {"active_parameters"});
-    return active < all ? text(short_count(all), ", ", short_count(active), " of them active") : short_count(all);
+    const std::string whole = text(short_count(all), unit);
+    return active < all ? text(whole, ", ", short_count(active), " of them active") : whole;
 }
 
 /// The first line of a run of `count` blocks.
 std::string block_line(const json& block, std::size_t count) {
-    return text(count > 1 ? " each " : " ", parameters_of(block), " parameters, ",
+    return text(count > 1 ? " each " : " ", parameters_of(block, " parameters"), ", ",
                 format_bytes(number_at(block, {"bytes"})), ", ",
                 short_count(number_at(block, {"flops_per_token", "decode"})), " FLOPs and ",
                 format_bytes(number_at(block, {"kv_cache", "bytes_per_token"})), " of KV cache a token\n");

@@ -15,7 +15,7 @@ Norm gemma_norm(std::string_view name, double eps) {
 
 /// The sliding window of block `number` in tokens, 0 for none; every second block has one, the first of all too.
 std::int64_t window_of(const Config& c, std::int64_t number) {
-    const std::int64_t window = c.mentions("sliding_window") ? c.integer("sliding_window", 0) : 4096;
+    const std::int64_t window = c.count("sliding_window", c.mentions("sliding_window") ? 0 : 4096);
     if (!c.has("layer_types")) return number % 2 == 0 ? window : 0;
     const auto type = "layer_types." + std::to_string(number);
     c.must_be(type, {"full_attention", "sliding_attention"});
@@ -27,6 +27,13 @@ double softcap_of(const Config& c, std::string_view key, double otherwise) {
     const double cap = c.mentions(key) ? c.real(key, 0) : otherwise;
     if (cap < 0) kerf::bad_value(c.where(key), " = ", cap, ", but a soft cap is above 0");
     return cap;
+}
+
+/// Of the scores: the root of a size that need not be the head's.
+double scale_of(const Config& c) {
+    const double size = c.real("query_pre_attn_scalar", 256);
+    if (!(size > 0)) kerf::bad_value(c.where("query_pre_attn_scalar"), " = ", size, ", but a size is above 0");
+    return 1 / std::sqrt(size);
 }
 
 Heads heads_of(const Config& c) {
@@ -54,7 +61,7 @@ public:
         const auto rope = rope_of(c, heads.dim);
         if (rope.dim != heads.dim) c.unsupported("partial_rotary_factor", double(rope.dim) / double(heads.dim), 1);
         const bool bias = c.flag("attention_bias", false);
-        const double scale = 1 / std::sqrt(c.real("query_pre_attn_scalar", 256));
+        const double scale = scale_of(c);
         const double score_cap = softcap_of(c, "attn_logit_softcapping", 50);
         // transformers reads hidden_activation alone, whatever hidden_act says.
         const auto forward =

@@ -9,19 +9,6 @@ using namespace kerf::arch;
 // The share of a head's features that rotate where no config says it.
 constexpr double default_rotary_share = 0.25;
 
-/// Old configs name theta and share in keys of their own, new ones in rope_parameters.
-Rope rope_for(const Config& c, std::int64_t head_dim) {
-    auto rope = rope_of(c, head_dim, c.real("rotary_emb_base", 10000));
-    if (!c.has("rope_parameters.partial_rotary_factor") && !c.has("partial_rotary_factor")) {
-        const double share = c.real("rotary_pct", default_rotary_share);
-        rope.dim = static_cast<std::int64_t>(static_cast<double>(head_dim) * share);
-    }
-    if (rope.dim < 2 || rope.dim % 2 != 0)
-        kerf::bad_value(c.where("rotary_pct"), ": ", rope.dim, " of ", head_dim,
-                        " features of a head would rotate, but they rotate in pairs");
-    return rope;
-}
-
 /// GPT-NeoX 20B, Pythia and their relatives.
 class GptNeoX final : public kerf::Adapter {
 public:
@@ -35,7 +22,9 @@ public:
             kerf::bad_value(c.where("num_attention_heads"), " = ", count, " does not divide hidden_size = ", hidden);
         const auto eps = c.real("layer_norm_eps", 1e-5);
         const bool bias = c.flag("attention_bias", true);
-        const auto rope = rope_for(c, hidden / count);
+        // Old configs name theta and share in keys of their own, new ones in rope_parameters.
+        const auto rope =
+            rope_of(c, hidden / count, c.real("rotary_emb_base", 10000), default_rotary_share, "rotary_pct");
         const std::vector<Part> parts{
             layer_norm("input_layernorm", eps),
             fused_attention({"attention.query_key_value", "attention.dense"}, QkvLayout::per_kv_head, {.query = count},

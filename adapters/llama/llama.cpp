@@ -25,19 +25,10 @@ const Family* family_of(const Config& c) {
 }
 
 /// Present in relatives of these families, where they change the forward pass.
-constexpr std::string_view foreign[] = {"num_experts",
-                                        "num_local_experts",
-                                        "attn_logit_softcapping",
-                                        "final_logit_softcapping",
-                                        "logit_scale",
-                                        "logits_scaling",
-                                        "residual_multiplier",
-                                        "embedding_multiplier",
-                                        "clip_qkv",
-                                        "qk_layernorm",
-                                        "use_qk_norm",
-                                        "attention_multiplier",
-                                        "no_rope_layers"};
+constexpr std::string_view foreign[] = {
+    "num_experts", "num_local_experts",    "attn_logit_softcapping", "final_logit_softcapping",
+    "logit_scale", "logits_scaling",       "residual_multiplier",    "embedding_multiplier",
+    "clip_qkv",    "attention_multiplier", "no_rope_layers"};
 
 Heads heads_of(const Config& c, const Family& family) {
     const auto query = c.count("num_attention_heads"), hidden = c.count("hidden_size");
@@ -56,9 +47,10 @@ Heads heads_of(const Config& c, const Family& family) {
 /// The sliding window of block `number` in tokens, 0 for none.
 std::int64_t window_of(const Config& c, const Family& family, std::int64_t number) {
     if (family.window == 0) return 0;
-    const std::int64_t window = c.mentions("sliding_window") ? c.integer("sliding_window", 0) : family.window;
-    if (family.model_type == "mistral") return window;
-    if (!c.flag("use_sliding_window", false)) return 0;
+    const bool mistral = family.model_type == "mistral";
+    if (!mistral && !c.flag("use_sliding_window", false)) return 0;
+    const std::int64_t window = c.count("sliding_window", c.mentions("sliding_window") ? 0 : family.window);
+    if (mistral) return window;
     if (c.has("layer_types")) {
         const auto type = "layer_types." + std::to_string(number);
         c.must_be(type, {"full_attention", "sliding_attention"});
@@ -69,6 +61,7 @@ std::int64_t window_of(const Config& c, const Family& family, std::int64_t numbe
 
 void refuse_what_changes_the_forward_pass(const Config& c, const Family& family) {
     for (const auto key : foreign) c.must_be_absent(key);
+    for (const auto norm : {"qk_layernorm", "use_qk_norm"}) c.must_be(norm, false);
     if (family.model_type != "llama") {
         c.must_be("attention_bias", family.qkv_bias);
         c.must_be("mlp_bias", false);

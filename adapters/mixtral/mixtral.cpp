@@ -7,8 +7,7 @@ using kerf::Config;
 using namespace kerf::arch;
 
 /// Present in relatives of the family, where they change the forward pass.
-constexpr std::string_view foreign[] = {"attention_bias", "mlp_bias", "shared_expert_intermediate_size", "scoring_func",
-                                        "routed_scaling_factor"};
+constexpr std::string_view foreign[] = {"shared_expert_intermediate_size", "scoring_func", "routed_scaling_factor"};
 
 Heads heads_of(const Config& c, std::int64_t hidden) {
     const auto query = c.count("num_attention_heads", 32);
@@ -41,6 +40,7 @@ public:
 
     kerf::Architecture describe(const Config& c) const override {
         for (const auto key : foreign) c.must_be_absent(key);
+        for (const auto bias : {"attention_bias", "mlp_bias"}) c.must_be(bias, false);
         const auto hidden = c.count("hidden_size", 4096), width = c.count("intermediate_size", 14336);
         const auto eps = c.real("rms_norm_eps", 1e-5);
         const auto heads = heads_of(c, hidden);
@@ -54,7 +54,7 @@ public:
         const std::vector<Part> parts{
             rms_norm("input_layernorm", eps),
             attention({"self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj"}, heads, rope,
-                      {.window = c.integer("sliding_window", 0)}),
+                      {.window = c.count("sliding_window", 0)}),
             rms_norm("post_attention_layernorm", eps),
             routed_mlp("block_sparse_moe.gate", "block_sparse_moe.experts.{}", experts_of(c), expert)};
         return model(hidden)

@@ -17,12 +17,8 @@ Heads heads_of(const Config& c) {
     return {.query = query, .key_value = key_value, .dim = c.count("head_dim", hidden / query)};
 }
 
-/// Only a part of each head rotates: half of it where the config does not say.
-Rope partial_rope_of(const Config& c, std::int64_t head_dim) {
-    Rope rope = rope_of(c, head_dim);
-    if (!c.has("partial_rotary_factor") && !c.has("rope_parameters.partial_rotary_factor")) rope.dim = head_dim / 2;
-    return rope;
-}
+constexpr double default_theta = 10000;
+constexpr double default_rotary_share = 0.5;
 
 /// Phi-1, 1.5 and 2: attention and MLP read the same norm and are added at once; biases everywhere, the head included.
 class Phi2 final : public kerf::Adapter {
@@ -45,7 +41,7 @@ public:
             .blocks("model.layers.{}", c.count("num_hidden_layers"),
                     {layer_norm("input_layernorm", eps),
                      attention({"self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.dense"}, heads,
-                               partial_rope_of(c, heads.dim), options),
+                               rope_of(c, heads.dim, default_theta, default_rotary_share), options),
                      mlp({"mlp.fc1", "mlp.fc2"}, c.count("intermediate_size"), act(c, "hidden_act", "gelu_new"),
                          {.bias = true})},
                     Residual::parallel)

@@ -22,7 +22,7 @@ Heads heads_of(const Config& c) {
 /// The sliding window of block `number` in tokens, 0 for none.
 std::int64_t window_of(const Config& c, std::int64_t number) {
     if (!c.flag("use_sliding_window", false)) return 0;
-    const std::int64_t window = c.mentions("sliding_window") ? c.integer("sliding_window", 0) : 4096;
+    const std::int64_t window = c.count("sliding_window", c.mentions("sliding_window") ? 0 : 4096);
     if (!c.has("layer_types")) return number >= c.integer("max_window_layers", 28) ? window : 0;
     const auto type = "layer_types." + std::to_string(number);
     c.must_be(type, {"full_attention", "sliding_attention"});

@@ -72,6 +72,8 @@ RopeScaling read_scaling(const OpReader& op, std::int64_t rotary_dim) {
 void read_shape(const OpReader& in, Op& op) {
     const auto sizes = in.integers("shape");
     if (sizes.size() != 2) in.fail("needs a \"shape\" of two sizes");
+    for (const auto size : sizes)
+        if (size > largest_side) in.fail(text("has a side of ", size, " in \"shape\", more than ", largest_side));
     op.rows = sizes[0];
     op.columns = sizes[1];
 }
@@ -89,6 +91,7 @@ void read_norm(const OpReader& in, Op& op) {
     op.name = in.string("name");
     op.rows = in.integer("size", 1);
     op.eps = in.real("eps");
+    if (!(op.eps >= 0)) in.fail(text("needs an eps of 0 or more, not ", op.eps));
     op.heads = in.integer_or("heads", 1, 1);
     if (op.rows % op.heads != 0)
         in.fail(text("has ", op.rows, " features, which do not split into ", op.heads, " heads"));

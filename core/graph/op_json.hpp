@@ -12,6 +12,8 @@ namespace kerf::core {
 
 // A dimension beyond this is no model but a broken or hostile file; products of two stay inside int64.
 constexpr std::int64_t largest_dimension = std::int64_t{1} << 30;
+// Of a table or linear: more than ten times the largest vocabularies. What axes cost is proportional to it.
+constexpr std::int64_t largest_side = std::int64_t{1} << 22;
 
 /// Reads the attributes of one op; every message says which adapter and which op.
 class OpReader {

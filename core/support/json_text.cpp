@@ -30,7 +30,9 @@ nlohmann::json parse_json(std::string_view text, const std::string& what) {
     try {
         return Json::parse(text, check);
     } catch (const Json::exception& error) {
-        bad_input(what, ": is not valid JSON: ", error.what());
+        std::string_view why = error.what();
+        why.remove_prefix(why.find("] ") + 2);  // the library's own number of the error
+        bad_input(what, ": is not valid JSON: ", why);
     }
 }
 

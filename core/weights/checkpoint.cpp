@@ -163,7 +163,11 @@ std::optional<Checkpoint::GptqSettings> Checkpoint::GptqSettings::read(const std
     const auto found = document.is_object() ? document.find("quantization_config") : document.end();
     if (found == document.end() || !found->is_object()) return std::nullopt;
     const Json& config = *found;
-    if (!config.contains("quant_method") || config["quant_method"] != "gptq") return std::nullopt;
+    if (!config.contains("quant_method")) return std::nullopt;
+    // Weights of other methods may have the dense ones' names and shapes, and scales beside them.
+    if (config["quant_method"] != "gptq")
+        bad_input(settings.file, ": quantization_config: quant_method is ", config["quant_method"].dump(),
+                  ", kerf reads \"gptq\", and weights that are not quantised, without this key");
     settings.bits = static_cast<int>(settings.integer(config, "bits", 2, 8));
     settings.group_size = settings.integer(config, "group_size", -1, 1 << 30);
     if (config.contains("pack_dtype") && config["pack_dtype"] != "int32")

@@ -133,6 +133,8 @@ TEST_F(Commands, InspectCountsParametersAndLinears) {
     EXPECT_EQ(found["blocks"].size(), 4u);
     EXPECT_EQ(found["blocks"][0]["linears"].size(), 7u);
     EXPECT_NE(kerf("inspect " + quoted(model)).out.find("(4 alike)"), std::string::npos);
+    const std::string experts = kerf("inspect " + quoted(data + "/models/mixtral-tiny")).out;
+    EXPECT_NE(experts.find(" k parameters, 15.6 k of them active, "), std::string::npos) << experts;
 }
 
 TEST_F(Commands, ARunPrintsOneJsonObjectAndWritesItsReport) {

@@ -237,11 +237,17 @@ TEST(Families, RefuseConfigValuesByName) {
         {"gemma2-tiny", "use_bidirectional_attention", true, "use_bidirectional_attention = true is not supported"},
         {"gemma2-tiny", "layer_types", {"sliding_attention", "chunked_attention"}, "layer_types.1 = chunked_attention"},
         {"gemma2-tiny", "attn_logit_softcapping", -1.0, "attn_logit_softcapping = -1"},
+        {"gemma2-tiny", "query_pre_attn_scalar", 0, "query_pre_attn_scalar = 0"},
+        {"gemma2-tiny", "sliding_window", -2, "sliding_window = -2"},
+        {"gemma2-tiny", "rms_norm_eps", -1e-6, "needs an eps of 0 or more"},
+        {"gemma2-tiny", "num_hidden_layers", 1000000000, "1000000000 blocks are more than 250000 ops"},
         {"gemma2-tiny", "num_key_value_heads", 3, "num_key_value_heads = 3 does not divide"},
         {"qwen3-tiny", "num_experts", 8, "num_experts is not supported"},
         {"qwen3-tiny", "partial_rotary_factor", 0.5, "partial_rotary_factor = 0.5 is not supported"},
         {"mixtral-tiny", "num_experts_per_tok", 7, "num_experts_per_tok = 7, but there are 6 experts"},
-        {"mixtral-tiny", "attention_bias", true, "attention_bias is not supported"},
+        {"mixtral-tiny", "attention_bias", true, "attention_bias = true is not supported"},
+        {"mixtral-tiny", "num_local_experts", 1000000000, "asks for more than 250000 ops"},
+        {"mixtral-tiny", "sliding_window", -5, "sliding_window = -5"},
         {"mixtral-tiny", "hidden_act", "gelu_10", "hidden_act = gelu_10 is not supported"},
     };
     for (const auto& [model, key, value, says] : cases) {

@@ -47,7 +47,8 @@ TEST_P(GgufOfTinyModel, GivesTheLogitsOfTheCheckpoint) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Golden, GgufOfTinyModel,
-                         testing::Values("llama-tiny", "gptneox-tiny", "gptneox-serial-tiny", "qwen3-tiny"),
+                         testing::Values("llama-tiny", "gptneox-tiny", "gptneox-serial-tiny", "qwen3-tiny",
+                                         "phi2-random-tiny", "falcon-random-tiny", "falcon-grouped-tiny"),
                          [](const auto& info) {
                              std::string name = info.param;
                              std::replace(name.begin(), name.end(), '-', '_');

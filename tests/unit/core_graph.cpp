@@ -72,6 +72,8 @@ TEST(Graph, NamesTheOpThatIsWrong) {
         {"/blocks/0/ops/1/out", "n", "made twice"},
         {"/blocks/0/ops/1/shape", json::array({8, 9}), "has 8 features, 9 are expected"},
         {"/blocks/0/ops/1/shape", json::array({8}), "two sizes"},
+        {"/blocks/0/ops/1/shape", json::array({8388608, 8}), "a side of 8388608 in \"shape\""},
+        {"/blocks/0/ops/0/eps", -1e-5, "an eps of 0 or more"},
         {"/blocks/0/ops/3/sizes", json::array({4, 5}), "has 8 features, 9 are expected"},
         {"/blocks/0/ops/3/out", json::array({"k"}), "makes 2, not 1 and 1"},
         {"/blocks/0/ops/4/rotary_dim", 3, "rotary_dim"},

@@ -125,5 +125,29 @@ TEST(Parts, RopeOfReadsLongropeInBothSpellings) {
     EXPECT_THROW(rope_from(now, 16), kerf::Error);  // two factors for four pairs
 }
 
+TEST(Parts, RopeOfLetsRopeScalingCountWhereBothTablesAreThere) {
+    const json both{
+        {"rope_scaling", {{"rope_type", "linear"}, {"factor", 2.0}}},
+        {"rope_theta", 5000.0},
+        {"rope_parameters", {{"rope_type", "default"}, {"rope_theta", 7.0}, {"partial_rotary_factor", 1.0}}}};
+    const auto rope_with_share = [](const json& tree) {
+        return rope_of(Config(host_table(), as_values(tree), "test", "config.json"), 16, 10000, 0.5);
+    };
+    const auto rope = rope_with_share(both);
+    EXPECT_EQ(rope.scaling.type, arch::RopeScaling::Type::linear);
+    EXPECT_EQ(rope.theta, 5000);
+    EXPECT_EQ(rope.dim, 8);
+    json empty = both;
+    empty["rope_scaling"] = json::object();
+    EXPECT_EQ(rope_with_share(empty).theta, 7);
+    EXPECT_EQ(rope_with_share(empty).dim, 16);
+}
+
+TEST(Parts, RopeOfRefusesSharesThatDoNotRotateInPairs) {
+    for (const double share : {0.0, -1.0, 1.5, 0.1, 0.2})  // of 16 features: none, none, 24, 1, 3
+        EXPECT_THROW(rope_from({{"partial_rotary_factor", share}}, 16), kerf::Error) << share;
+    EXPECT_THROW(rope_from({{"rope_scaling", "linear"}}, 16), kerf::Error);
+}
+
 }  // namespace
 }  // namespace kerf::core

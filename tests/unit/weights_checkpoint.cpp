@@ -245,6 +245,12 @@ TEST(PackedCheckpoint, WithoutItsConfigItIsFourPlainTensors) {
     EXPECT_EQ(Checkpoint::open(packed.folder.path()).names().size(), 5u);
 }
 
+TEST(PackedCheckpoint, RefusesOtherMethodsWhoseWeightsMayLookDense) {
+    const PackedFolder packed(GptqVersion::v1);
+    packed.folder.write("config.json", R"({"quantization_config": {"quant_method": "fp8"}})");
+    EXPECT_NE(open_message(packed.folder).find("quant_method is \"fp8\""), std::string::npos);
+}
+
 TEST(PackedCheckpoint, SkippedModulesAreNoOverrides) {
     const PackedFolder packed(GptqVersion::v1);
     packed.config("gptq", {{"dynamic", {{"-:.*lm_head", nlohmann::json::object()}}}});

@@ -273,10 +273,12 @@ public:
         if (stream_.width != hidden_)
             throw Error(Code::argument, "the embedding is ", stream_.width, " wide, the model ", hidden_,
                         ": project_in() is missing");
-        for (std::int64_t i = 0; i < count; ++i) {
+        for (std::int64_t i = 0, ops = 0; i < count; ++i) {
             std::string name(prefix);
             if (const auto at = name.find("{}"); at != std::string::npos) name.replace(at, 2, std::to_string(i));
             blocks_.push_back(block(name, parts(i), residual));
+            ops += blocks_.back().size();
+            if (ops > Ops::most) bad_value(prefix, ": ", count, " blocks are more than ", Ops::most, " ops");
         }
         begin_epilogue();
         return *this;

@@ -86,18 +86,24 @@ inline RopeScaling longrope(const Config& config, const Config& table, std::int6
 }  // namespace detail_rope
 
 /// Rope as a config gives it: `rope_theta` with `rope_scaling` (transformers 4), or `rope_parameters` (transformers 5).
-/// Refuses scalings other than none, linear, llama3 and longrope ("su") by name. head_dim is needed for
-/// `partial_rotary_factor`.
-inline Rope rope_of(const Config& config, std::int64_t head_dim, double default_theta = 10000) {
-    const bool nested = config.has("rope_parameters");
-    const auto table = config.at(nested ? "rope_parameters" : "rope_scaling");
+/// Where both are there, as after a hand has added a scaling, `rope_scaling` counts, as in transformers. Refuses
+/// scalings other than none, linear, llama3 and longrope ("su") by name. The share of a head's features that rotates
+/// is `partial_rotary_factor`, else what the family's own `share_key` says, else default_share.
+inline Rope rope_of(const Config& config, std::int64_t head_dim, double default_theta = 10000, double default_share = 1,
+                    std::string_view share_key = "partial_rotary_factor") {
+    constexpr std::string_view factor = "partial_rotary_factor";
+    for (const auto key : {"rope_scaling", "rope_parameters"})
+        if (config.has(key) && !config.is_table(key)) bad_value(config.where(key), " is no table of settings");
+    const auto table = config.at(config.size("rope_scaling") > 0 ? "rope_scaling" : "rope_parameters");
     Rope rope;
-    rope.theta = nested ? table.real("rope_theta", config.real("rope_theta", default_theta))
-                        : config.real("rope_theta", default_theta);
-    const double part = nested && table.has("partial_rotary_factor") ? table.real("partial_rotary_factor")
-                                                                     : config.real("partial_rotary_factor", 1.0);
-    rope.dim = static_cast<std::int64_t>(static_cast<double>(head_dim) * part);
-    if (!nested && !config.has("rope_scaling")) return rope;
+    rope.theta = table.real("rope_theta", config.real("rope_theta", default_theta));
+    const double share = table.real(factor, config.real(factor, config.real(share_key, default_share)));
+    const auto named = table.has(factor) ? table.where(factor) : config.where(config.has(factor) ? factor : share_key);
+    if (!(share > 0 && share <= 1)) bad_value(named, " = ", share, ", but a share is above 0 and at most 1");
+    rope.dim = static_cast<std::int64_t>(static_cast<double>(head_dim) * share);
+    if (rope.dim < 2 || rope.dim % 2 != 0)
+        bad_value(named, ": ", rope.dim, " of ", head_dim,
+                  " features of a head would rotate, but they rotate in pairs");
     const auto type = table.text("rope_type", table.text("type", "default"));
     if (type == "default") return rope;
     if (type == "longrope" || type == "su") {
@@ -264,6 +270,10 @@ public:
             std::replace(op.out.begin(), op.out.end(), last.name, name);
         }
     }
+    /// Ops so far, and the most that a model may have: more than 61 blocks of 384 experts need, and few enough that a
+    /// config with an absurd number of blocks or experts is refused before it fills the memory.
+    std::int64_t size() const noexcept { return static_cast<std::int64_t>(ops_.size()); }
+    static constexpr std::int64_t most = 250'000;
     const std::string& prefix() const noexcept { return prefix_; }
     std::string full(std::string_view name) const {
         return prefix_.empty() ? std::string(name) : prefix_ + "." + std::string(name);
@@ -334,6 +344,7 @@ private:
     }
     Value add(std::string_view kind, const std::vector<Value>& in, std::string_view wish, std::int64_t width,
               std::string at) {
+        if (size() >= most) bad_value(full(wish), ": the config asks for more than ", most, " ops");
         Op op{std::string(kind), {}, {unique(wish)}, false, std::move(at)};
         for (const auto& value : in) op.in.push_back(value.name);
         ops_.push_back(std::move(op));
