@@ -7,6 +7,7 @@
 
 #include "core/linalg/linalg.hpp"
 #include "core/support/error.hpp"
+#include "core/support/parallel.hpp"
 
 namespace kerf::core {
 
@@ -20,26 +21,29 @@ CovarianceSum::CovarianceSum(std::string name, std::int64_t features, Signal sig
 void CovarianceSum::add(const float* x, std::int64_t tokens) {
     for (std::int64_t first = 0; first < tokens; first += chunk_tokens) {
         const std::int64_t here = std::min(chunk_tokens, tokens - first);
-        for (std::int64_t t = 0; t < here; ++t) {
-            const float* from = x + (first + t) * features_;
-            double* to = chunk_.data() + t * features_;
-            double squares = 0;
-            for (std::int64_t c = 0; c < features_; ++c) {
-                to[c] = double(from[c]);
-                squares += to[c] * to[c];
-            }
-            if (!std::isfinite(squares))
-                throw Error(Fault::numeric,
-                            text("the residual stream at ", name_, " is not finite at calibration token ",
-                                 tokens_ + first + t, "; look for NaN or very large weights before it"));
-            if (signal_ == Signal::normalized && squares > 0) {
-                const double scale = std::sqrt(double(features_) / squares);
-                for (std::int64_t c = 0; c < features_; ++c) to[c] *= scale;
-            }
-        }
+        parallel_for(here, 32, [&](std::int64_t lo, std::int64_t hi) {
+            for (std::int64_t t = lo; t < hi; ++t)
+                widen(x + (first + t) * features_, first + t, chunk_.data() + t * features_);
+        });
         linalg::syrk<double>(features_, here, 1.0, chunk_.data(), features_, 1.0, sum_.data(), features_);
     }
     tokens_ += tokens;
+}
+
+/// One token of those that add() has been given, as it goes into the sum.
+void CovarianceSum::widen(const float* from, std::int64_t token, double* to) const {
+    double squares = 0;
+    for (std::int64_t c = 0; c < features_; ++c) {
+        to[c] = double(from[c]);
+        squares += to[c] * to[c];
+    }
+    if (!std::isfinite(squares))
+        throw Error(Fault::numeric, text("the residual stream at ", name_, " is not finite at calibration token ",
+                                         tokens_ + token, "; look for NaN or very large weights before it"));
+    if (signal_ == Signal::normalized && squares > 0) {
+        const double scale = std::sqrt(double(features_) / squares);
+        for (std::int64_t c = 0; c < features_; ++c) to[c] *= scale;
+    }
 }
 
 std::vector<double> CovarianceSum::finish() {

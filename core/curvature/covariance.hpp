@@ -24,6 +24,7 @@ public:
 
 private:
     static constexpr std::int64_t chunk_tokens = 512;
+    void widen(const float* from, std::int64_t token, double* to) const;
 
     std::string name_;
     std::int64_t features_, tokens_ = 0;

@@ -5,6 +5,7 @@
 
 #include "core/linalg/linalg.hpp"
 #include "core/support/error.hpp"
+#include "core/support/parallel.hpp"
 
 namespace kerf::core {
 namespace {
@@ -98,8 +99,11 @@ at::Tensor GradientSum::add(const UnitGradients& unit, std::span<const std::int6
 
 TensorGradient GradientSum::finish(std::int64_t windows) && {
     const float share = float(1 / double(windows));
-    for (float& value : sum_.mean) value *= share;
-    for (float& value : sum_.squares) value *= share;
+    constexpr std::int64_t grain = 1 << 16;
+    for (auto* values : {&sum_.mean, &sum_.squares})
+        parallel_for(std::int64_t(values->size()), grain, [&](std::int64_t lo, std::int64_t hi) {
+            for (std::int64_t i = lo; i < hi; ++i) (*values)[std::size_t(i)] *= share;
+        });
     if (first_non_finite(sum_.mean) >= 0 || first_non_finite(sum_.squares) >= 0)
         throw Error(Fault::numeric, text(sum_.tensor,
                                          ": its gradient is not finite; the weights are too large for "

@@ -67,7 +67,7 @@ public:
         : graph_(graph),
           weights_(weights),
           request_(request),
-          units_(windows, request.squares ? 1 : Units::unit_tokens),
+          units_(windows, request.squares ? 1 : Units::even_tokens(windows.samples, windows.length)),
           states_(units_, scratch, DType::f32),
           windows_(windows.samples) {
         if (windows.length < 2)
@@ -235,13 +235,13 @@ UnitGradients Sweep::gradients_of(std::int64_t unit, std::size_t piece, const Di
     return out;
 }
 
-/// As many units at a time as there are threads; sums take them one by one in order, each tensor in a thread of its
-/// own.
+/// As many units at a time as there are threads; sums take them one by one in order: matrices in all threads at once,
+/// where they are products and nothing else, then each other tensor in a thread of its own.
 void Sweep::over_units(std::size_t piece, const std::function<UnitGradients(std::int64_t unit)>& gradients) {
-    std::vector<std::string> names;
+    std::vector<std::string> matrices, names;
     for (const auto& [tensor, shape] : gradient_shapes(ops(piece))) {
         if (!uses_.contains(tensor)) continue;
-        names.push_back(tensor);
+        (shape.first > 1 && !request_.squares ? matrices : names).push_back(tensor);
         sums_.try_emplace(tensor, tensor, shape.first, shape.second, request_.squares);
     }
     const bool head = piece + 1 == pieces();
@@ -251,6 +251,8 @@ void Sweep::over_units(std::size_t piece, const std::function<UnitGradients(std:
         check_cancelled();
         const std::int64_t here = std::min(round, units_.count() - start);
         parallel_for(here, 1, [&](std::int64_t i, std::int64_t) { made[std::size_t(i)] = gradients(start + i); });
+        for (const auto& name : matrices)
+            for (std::int64_t i = 0; i < here; ++i) sums_.at(name).add(made[std::size_t(i)]);
         parallel_for(std::int64_t(names.size()), 1, [&](std::int64_t n, std::int64_t) {
             const at::NoGradGuard no_tape;
             const std::string& name = names[std::size_t(n)];

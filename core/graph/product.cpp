@@ -8,6 +8,7 @@
 
 #include "core/linalg/linalg.hpp"
 #include "core/support/error.hpp"
+#include "core/support/parallel.hpp"
 
 namespace kerf::core {
 namespace {
@@ -17,11 +18,18 @@ struct Dense {
     std::vector<double> values;  // row-major
 };
 
+/// Elements that one thread works on at a time where they are only read and written.
+constexpr std::int64_t elements_at_once = 1 << 15;
+
 Dense turned(const Dense& m) {
     Dense out{m.columns, m.rows, std::vector<double>(m.values.size())};
-    for (std::int64_t r = 0; r < m.rows; ++r)
-        for (std::int64_t c = 0; c < m.columns; ++c)
-            out.values[std::size_t(c * m.rows + r)] = m.values[std::size_t(r * m.columns + c)];
+    constexpr std::int64_t square = 16;  // a cache line or two on each side
+    parallel_for(m.columns, square, [&](std::int64_t lo, std::int64_t hi) {
+        for (std::int64_t r0 = 0; r0 < m.rows; r0 += square)
+            for (std::int64_t c = lo; c < hi; ++c)
+                for (std::int64_t r = r0; r < std::min(m.rows, r0 + square); ++r)
+                    out.values[std::size_t(c * m.rows + r)] = m.values[std::size_t(r * m.columns + c)];
+    });
     return out;
 }
 
@@ -66,14 +74,17 @@ public:
                 for (std::size_t i = 0; i < total.values.size(); ++i) total.values[i] += made.values.at(i);
         }
         if (sum_.terms.empty()) total = {sum_.shape[0], width, std::vector<double>(std::size_t(described_.elements()))};
-        for (double& value : total.values) value += sum_.constant;
+        if (sum_.constant != 0)
+            for (double& value : total.values) value += sum_.constant;
         if (sum_.turned) total = turned(total);
         const std::int64_t skip = by_rows_ ? 0 : first * width;
         const std::int64_t stored_rows = by_rows_ ? rows : sum_.shape[0];
         if (std::int64_t(total.values.size()) != stored_rows * width)
             internal_error(described_.name, ": the product has ", total.values.size(), " elements, ",
                            format_shape(sum_.shape), " is expected");
-        for (std::size_t i = 0; i < out.size(); ++i) out[i] = float(total.values[std::size_t(skip) + i]);
+        parallel_for(std::int64_t(out.size()), elements_at_once, [&](std::int64_t lo, std::int64_t hi) {
+            for (std::int64_t i = lo; i < hi; ++i) out[std::size_t(i)] = float(total.values[std::size_t(skip + i)]);
+        });
     }
     std::string storage() const override { return std::string(dtype_name(described_.dtype)) + ", computed"; }
     std::uint64_t stored_bytes() const override {
@@ -94,7 +105,10 @@ private:
         Dense out{rows < 0 ? shape[0] : rows, width, {}};
         std::vector<float> values(std::size_t(out.rows * width));
         source.read_rows(first, values);
-        out.values.assign(values.begin(), values.end());
+        out.values.resize(values.size());
+        parallel_for(std::int64_t(values.size()), elements_at_once, [&](std::int64_t lo, std::int64_t hi) {
+            std::copy(values.begin() + lo, values.begin() + hi, out.values.begin() + lo);
+        });
         return term.turned ? turned(out) : out;
     }
 
@@ -131,9 +145,12 @@ private:
         if (std::int64_t(t.size()) != m->columns)
             internal_error(described_.name, ": ", factor.tensor, " has ", t.size(), " elements, not ", m->columns);
         if (factor.kind == Factor::Kind::diagonal) {
-            for (std::int64_t r = 0; r < m->rows; ++r)
-                for (std::int64_t c = 0; c < m->columns; ++c)
-                    m->values[std::size_t(r * m->columns + c)] *= double(t[std::size_t(c)]) + factor.offset;
+            const std::int64_t rows = std::max<std::int64_t>(1, elements_at_once / m->columns);
+            parallel_for(m->rows, rows, [&](std::int64_t lo, std::int64_t hi) {
+                for (std::int64_t r = lo; r < hi; ++r)
+                    for (std::int64_t c = 0; c < m->columns; ++c)
+                        m->values[std::size_t(r * m->columns + c)] *= double(t[std::size_t(c)]) + factor.offset;
+            });
             return;
         }
         const std::vector<double> column(t.begin(), t.end());

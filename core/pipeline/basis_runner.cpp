@@ -191,12 +191,20 @@ std::unique_ptr<CovarianceSum> BasisRunner::run(const RotatedPart& part, std::si
     return sum;
 }
 
+/// The value's float32 numbers, in `widened` where it has others.
+const float* BasisRunner::floats_of(const Value& value, std::vector<float>& widened) const {
+    if (compute_ == DType::f32) return reinterpret_cast<const float*>(value.bytes().data());
+    widened = value.to_floats();
+    return widened.data();
+}
+
 /// The tokens of a unit, without what is padding.
 template <class Sum>
 void BasisRunner::add_to(Sum& sum, std::int64_t unit, const Value& value) const {
-    const std::vector<float> x = value.to_floats();
-    units_->each_run(
-        unit, [&](std::int64_t first, std::int64_t tokens) { sum.add(x.data() + first * value.features(), tokens); });
+    std::vector<float> widened;
+    const float* x = floats_of(value, widened);
+    units_->each_run(unit,
+                     [&](std::int64_t first, std::int64_t tokens) { sum.add(x + first * value.features(), tokens); });
 }
 
 std::unique_ptr<CovarianceSum> BasisRunner::measure(const std::string& value, std::size_t position) {
@@ -215,8 +223,9 @@ void BasisRunner::project(const std::string& value, const Basis& basis) {
     states_->declare(turned, k);
     parallel_for(units_->count(), 1, [&](std::int64_t unit, std::int64_t) {
         const Value from = states_->get(value, unit);
-        const std::vector<float> floats = from.to_floats();
-        const std::vector<double> x(floats.begin(), floats.end());
+        std::vector<float> widened;
+        const float* floats = floats_of(from, widened);
+        const std::vector<double> x(floats, floats + from.tokens() * n);
         std::vector<double> z(std::size_t(from.tokens() * k));
         linalg::gemm<double>(false, false, from.tokens(), k, n, 1.0, x.data(), n, basis.values().data(), k, 0.0,
                              z.data(), k);

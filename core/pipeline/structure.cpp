@@ -2,6 +2,7 @@
 #include "core/pipeline/structure.hpp"
 
 #include <algorithm>
+#include <array>
 #include <chrono>
 #include <numeric>
 #include <set>
@@ -11,6 +12,7 @@
 #include "core/pipeline/model_stage.hpp"
 #include "core/plugin_api/job.hpp"
 #include "core/support/error.hpp"
+#include "core/support/parallel.hpp"
 #include "core/support/transpose.hpp"
 
 namespace kerf::core {
@@ -38,14 +40,31 @@ PlaceValues place_values(const Model& model, const Graph& graph, const Place& pl
 }
 
 void zero_columns(std::vector<float>& weight, const std::vector<bool>& lost) {
-    for (std::size_t i = 0; i < weight.size(); ++i)
-        if (lost[i % lost.size()]) weight[i] = 0;
+    std::vector<std::size_t> columns;
+    for (std::size_t c = 0; c < lost.size(); ++c)
+        if (lost[c]) columns.push_back(c);
+    for (std::size_t row = 0; row < weight.size(); row += lost.size())
+        for (const auto c : columns) weight[row + c] = 0;
 }
 
-double squared_norm(const std::vector<float>& values) {
-    double sum = 0;
-    for (const float value : values) sum += double(value) * double(value);
-    return sum;
+/// In pieces with a sum of their own each, which are added in order.
+template <class Value>
+double squared_norm(std::size_t size, const Value& value) {
+    constexpr std::int64_t grain = 1 << 15, lanes = 8;
+    std::vector<double> parts((size + grain - 1) / grain);
+    parallel_for(std::int64_t(size), grain, [&](std::int64_t lo, std::int64_t hi) {
+        std::array<double, lanes> sums{};  // one alone would wait for itself at every step
+        const std::int64_t whole = lo + (hi - lo) / lanes * lanes;
+        for (std::int64_t i = lo; i < whole; i += lanes)
+            for (std::int64_t lane = 0; lane < lanes; ++lane) {
+                const double x = double(value(std::size_t(i + lane)));
+                sums[std::size_t(lane)] += x * x;
+            }
+        for (std::int64_t i = whole; i < hi; ++i)
+            sums[0] += double(value(std::size_t(i))) * double(value(std::size_t(i)));
+        parts[std::size_t(lo / grain)] = std::accumulate(sums.begin(), sums.end(), 0.0);
+    });
+    return std::accumulate(parts.begin(), parts.end(), 0.0);
 }
 
 /// The layers that a method sees of one axis, each with its weight.
@@ -124,10 +143,19 @@ std::vector<std::int64_t> chosen_units(const Model& model, const AxisTarget& tar
 
 double relative_error(const std::vector<float>& before, const std::vector<float>& after, std::int64_t rows,
                       const Curvature* curvature) {
-    std::vector<float> difference(before.size());
-    for (std::size_t i = 0; i < before.size(); ++i) difference[i] = before[i] - after[i];
-    const double error = curvature ? curvature->quadratic(difference.data(), rows) : squared_norm(difference);
-    const double whole = curvature ? curvature->quadratic(before.data(), rows) : squared_norm(before);
+    const auto change = [&](std::size_t i) { return before[i] - after[i]; };
+    double error = 0, whole = 0;
+    if (curvature) {
+        std::vector<float> difference(before.size());
+        parallel_for(std::int64_t(before.size()), 1 << 16, [&](std::int64_t lo, std::int64_t hi) {
+            for (std::int64_t i = lo; i < hi; ++i) difference[std::size_t(i)] = change(std::size_t(i));
+        });
+        error = curvature->quadratic(difference.data(), rows);
+        whole = curvature->quadratic(before.data(), rows);
+    } else {
+        error = squared_norm(before.size(), change);
+        whole = squared_norm(before.size(), [&](std::size_t i) { return before[i]; });
+    }
     return whole > 0 ? error / whole : 0.0;
 }
 

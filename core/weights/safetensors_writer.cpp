@@ -102,7 +102,7 @@ unsigned long crc32_on(unsigned long crc, std::span<const std::byte> bytes) {
 /// Writes on all threads, and gives the checksum that goes on from `crc`. A write is a copy into the page cache, which
 /// one thread does at a fraction of the memory's rate.
 unsigned long write_and_sum(File& file, std::uint64_t offset, std::span<const std::byte> bytes, unsigned long crc) {
-    constexpr std::size_t piece = 1 << 20;
+    constexpr std::size_t piece = 1 << 18;  // an eighth of what comes at a time from a tensor that is copied, or less
     std::vector<unsigned long> sums((bytes.size() + piece - 1) / piece, crc);
     parallel_for(static_cast<std::int64_t>(bytes.size()), piece, [&](std::int64_t lo, std::int64_t hi) {
         const auto part = bytes.subspan(static_cast<std::size_t>(lo), static_cast<std::size_t>(hi - lo));
