@@ -40,7 +40,7 @@ SweepCost sweep_cost(const Graph& graph, std::int64_t samples, std::int64_t leng
                      std::int64_t threads) {
     constexpr std::uint64_t real = sizeof(float);
     const std::size_t last = graph.blocks.size() + 1;
-    const std::int64_t unit = request.squares ? length : Units::even_tokens(samples, length);
+    const std::int64_t unit = Units::sweep_tokens(samples, length, request.squares);
     const std::uint64_t state = std::uint64_t(samples * length * graph.hidden) * real;
     SweepCost out;
     std::size_t first = last;

@@ -67,7 +67,7 @@ public:
         : graph_(graph),
           weights_(weights),
           request_(request),
-          units_(windows, request.squares ? 1 : Units::even_tokens(windows.samples, windows.length)),
+          units_(windows, Units::sweep_tokens(windows.samples, windows.length, request.squares)),
           states_(units_, scratch, DType::f32),
           windows_(windows.samples) {
         if (windows.length < 2)

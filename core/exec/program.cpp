@@ -126,6 +126,13 @@ std::vector<float> Value::to_floats() const {
     return {wide.const_data_ptr<float>(), wide.const_data_ptr<float>() + wide.numel()};
 }
 
+std::span<const float> Value::floats(std::vector<float>& widened) const {
+    const at::Tensor& tensor = impl_->tensor;
+    if (tensor.scalar_type() == at::kFloat) return {tensor.const_data_ptr<float>(), std::size_t(tensor.numel())};
+    widened = to_floats();
+    return widened;
+}
+
 std::int64_t Value::tokens() const {
     return impl_->tensor.size(0);
 }
@@ -326,7 +333,8 @@ Value Program::embed(std::span<const std::int64_t> ids, Batch batch, const std::
 }
 
 void head_slice(const Value& hidden, std::span<const float> weight, std::int64_t rows, std::span<float> logits) {
-    const std::vector<float> x = hidden.to_floats();
+    std::vector<float> widened;
+    const std::span<const float> x = hidden.floats(widened);
     const std::int64_t tokens = hidden.tokens(), features = hidden.features();
     linalg::gemm<float>(false, true, tokens, rows, features, 1.0f, x.data(), features, weight.data(), features, 0.0f,
                         logits.data(), rows);

@@ -39,6 +39,8 @@ public:
 
     std::span<const std::byte> bytes() const;
     std::vector<float> to_floats() const;
+    /// The numbers where they lie if they are float32, else in `widened`.
+    std::span<const float> floats(std::vector<float>& widened) const;
     std::int64_t tokens() const;
     std::int64_t features() const;
     explicit operator bool() const noexcept { return impl_ != nullptr; }

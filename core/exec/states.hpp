@@ -24,9 +24,10 @@ public:
         : windows_(&windows),
           per_unit_(std::max<std::int64_t>(1, tokens / std::max<std::int64_t>(1, windows.length))) {}
 
-    /// Tokens of a unit for windows so few that one unit would be a large share of them: an even number of units, or
-    /// one of two threads would often have none.
-    static std::int64_t even_tokens(std::int64_t samples, std::int64_t length) {
+    /// Tokens of a unit of a gradient sweep. With squares a unit is one window; else windows are so few that one unit
+    /// would be a large share of them: an even number of units, or one of two threads would often have none.
+    static std::int64_t sweep_tokens(std::int64_t samples, std::int64_t length, bool squares) {
+        if (squares) return length;
         const std::int64_t most = std::max<std::int64_t>(1, unit_tokens / std::max<std::int64_t>(1, length));
         const std::int64_t units = 2 * ((samples + 2 * most - 1) / (2 * most));
         return (samples + units - 1) / std::max<std::int64_t>(1, units) * length;

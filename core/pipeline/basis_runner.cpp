@@ -191,18 +191,11 @@ std::unique_ptr<CovarianceSum> BasisRunner::run(const RotatedPart& part, std::si
     return sum;
 }
 
-/// The value's float32 numbers, in `widened` where it has others.
-const float* BasisRunner::floats_of(const Value& value, std::vector<float>& widened) const {
-    if (compute_ == DType::f32) return reinterpret_cast<const float*>(value.bytes().data());
-    widened = value.to_floats();
-    return widened.data();
-}
-
 /// The tokens of a unit, without what is padding.
 template <class Sum>
 void BasisRunner::add_to(Sum& sum, std::int64_t unit, const Value& value) const {
     std::vector<float> widened;
-    const float* x = floats_of(value, widened);
+    const float* x = value.floats(widened).data();
     units_->each_run(unit,
                      [&](std::int64_t first, std::int64_t tokens) { sum.add(x + first * value.features(), tokens); });
 }
@@ -224,8 +217,8 @@ void BasisRunner::project(const std::string& value, const Basis& basis) {
     parallel_for(units_->count(), 1, [&](std::int64_t unit, std::int64_t) {
         const Value from = states_->get(value, unit);
         std::vector<float> widened;
-        const float* floats = floats_of(from, widened);
-        const std::vector<double> x(floats, floats + from.tokens() * n);
+        const std::span<const float> floats = from.floats(widened);
+        const std::vector<double> x(floats.begin(), floats.end());
         std::vector<double> z(std::size_t(from.tokens() * k));
         linalg::gemm<double>(false, false, from.tokens(), k, n, 1.0, x.data(), n, basis.values().data(), k, 0.0,
                              z.data(), k);

@@ -91,7 +91,6 @@ private:
     std::unique_ptr<CovarianceSum> run(const RotatedPart& part, std::size_t first, std::size_t last,
                                        const std::string& result, bool ends, std::optional<std::size_t> position);
     std::unique_ptr<CovarianceSum> measure(const std::string& value, std::size_t position);
-    const float* floats_of(const Value& value, std::vector<float>& widened) const;
     template <class Sum>
     void add_to(Sum& sum, std::int64_t unit, const Value& value) const;
     void project(const std::string& value, const Basis& basis);

@@ -48,11 +48,16 @@ void Journal::add(const nlohmann::json& entry) {
     entries_.push_back(entry);
 }
 
-const nlohmann::json* Journal::find(const std::string& kind, std::int64_t stage, std::int64_t block) const {
+std::vector<const nlohmann::json*> Journal::of_stage(const std::string& kind, std::int64_t stage) const {
+    std::vector<const nlohmann::json*> out;
     for (const auto& entry : entries_)
-        if (entry.value("kind", "") == kind && entry.value("stage", std::int64_t{-1}) == stage &&
-            entry.value("block", std::int64_t{-1}) == block)
-            return &entry;
+        if (entry.value("kind", "") == kind && entry.value("stage", std::int64_t{-1}) == stage) out.push_back(&entry);
+    return out;
+}
+
+const nlohmann::json* Journal::find(const std::string& kind, std::int64_t stage, std::int64_t block) const {
+    for (const auto* entry : of_stage(kind, stage))
+        if (entry->value("block", std::int64_t{-1}) == block) return entry;
     return nullptr;
 }
 

@@ -22,6 +22,8 @@ public:
     void add(const nlohmann::json& entry);
     /// Lines after the first, in order.
     const std::vector<nlohmann::json>& entries() const noexcept { return entries_; }
+    /// Those whose `kind` and `stage` are these, in order. Valid until the next add().
+    std::vector<const nlohmann::json*> of_stage(const std::string& kind, std::int64_t stage) const;
     /// The entry whose `kind`, `stage` and `block` are these, or null.
     const nlohmann::json* find(const std::string& kind, std::int64_t stage, std::int64_t block) const;
 

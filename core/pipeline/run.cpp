@@ -254,10 +254,9 @@ Model Run::run_stages(std::size_t first, std::size_t& past, const Model& input) 
 /// How often the tokens went through a block, in the runs that finished it.
 std::int64_t Run::runs_of(std::size_t index) const {
     std::int64_t out = 0;
-    for (const auto& entry : journal_->entries())
-        if ((entry.value("kind", "") == "block" || entry.value("kind", "") == "survey") &&
-            entry.value("stage", std::int64_t{-1}) == std::int64_t(index))
-            out += entry.value("block_runs", std::int64_t{0});
+    for (const auto* kind : {"survey", "block"})
+        for (const auto* entry : journal_->of_stage(kind, std::int64_t(index)))
+            out += entry->value("block_runs", std::int64_t{0});
     return out;
 }
 

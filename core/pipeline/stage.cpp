@@ -10,7 +10,6 @@
 #include "core/pipeline/model_stage.hpp"
 #include "core/plugin_api/axis.hpp"
 #include "core/plugin_api/host_table.hpp"
-#include "core/plugin_api/tables.hpp"
 #include "core/support/error.hpp"
 
 namespace kerf::core {
@@ -164,11 +163,7 @@ MethodInstance::Cost MethodInstance::cost(const std::string& linear, std::int64_
 }
 
 std::vector<kerf_axis_plan> MethodInstance::plan_axes(const std::vector<kerf_axis_shape>& shapes) const {
-    kerf_axis_plan unplanned{};
-    unplanned.struct_size = sizeof(unplanned);
-    unplanned.exact = 1;
-    unplanned.remove = -1;
-    std::vector<kerf_axis_plan> plans(shapes.size(), unplanned);
+    std::vector<kerf_axis_plan> plans(shapes.size(), blank_plan());
     std::vector<const kerf_axis_shape*> asked;
     std::vector<kerf_axis_plan*> answers;
     for (std::size_t i = 0; i < shapes.size(); ++i) {
@@ -192,16 +187,7 @@ AxisCurve MethodInstance::survey(kerf_job* job, kerf_axis* axis) const {
     if (!KERF_HAS(kerf_method, &table, survey_axis) || !KERF_HAS(kerf_method, &table, allocate_axes))
         throw Error(Fault::internal, text(what, ": wants a survey and has no survey_axis() and allocate_axes()"));
     AxisCurve out;
-    const auto take = [](void* context, const kerf_axis_curve* curve, kerf_error* error) -> kerf_code {
-        return host_call(error, [&] {
-            auto& made = *static_cast<AxisCurve*>(context);
-            if (!curve || curve->count < 0 || (curve->count > 0 && (!curve->units || !curve->costs)))
-                bad_input("survey: called without a curve");
-            made.units.assign(curve->units, curve->units + curve->count);
-            made.costs.assign(curve->costs, curve->costs + curve->count);
-        });
-    };
-    check_call(what, [&](kerf_error* error) { return table.survey_axis(self_, job, axis, take, &out, error); });
+    check_call(what, [&](kerf_error* error) { return table.survey_axis(self_, job, axis, take_curve, &out, error); });
     bool sound = !out.units.empty() && out.units.front() == 0 && out.units.back() <= axis->axis.size - axis->axis.keep;
     for (std::size_t i = 0; sound && i < out.units.size(); ++i)
         sound = std::isfinite(out.costs[i]) && (i == 0 || out.units[i] > out.units[i - 1]);

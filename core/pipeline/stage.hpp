@@ -15,12 +15,6 @@
 
 namespace kerf::core {
 
-/// What a method says that removing units of an axis costs: units[i] of them cost costs[i].
-struct AxisCurve {
-    std::vector<std::int64_t> units;
-    std::vector<double> costs;
-};
-
 /// One create()d instance of a method: one set of option values.
 class MethodInstance {
 public:

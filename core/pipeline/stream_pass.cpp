@@ -44,11 +44,9 @@ std::vector<Removal> removals_of(const Journal& journal, const Stage& stage, std
     std::vector<Removal> out;
     if (stage.whole && !stage.whole->by_axes)
         for (const auto& loss : stage.whole->losses) out.push_back({(*stage.all_axes)[loss.axis].name, loss.units});
-    for (const auto& entry : journal.entries()) {
-        if (entry.value("kind", "") != "block" || entry.value("stage", std::int64_t{-1}) != std::int64_t(index))
-            continue;
-        if (block >= 0 && entry.value("block", std::int64_t{-1}) != block) continue;
-        for (auto& removal : removals_from(entry)) out.push_back(std::move(removal));
+    for (const auto* entry : journal.of_stage("block", std::int64_t(index))) {
+        if (block >= 0 && entry->value("block", std::int64_t{-1}) != block) continue;
+        for (auto& removal : removals_from(*entry)) out.push_back(std::move(removal));
     }
     return out;
 }

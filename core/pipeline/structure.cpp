@@ -48,20 +48,16 @@ void zero_columns(std::vector<float>& weight, const std::vector<bool>& lost) {
 }
 
 /// In pieces with a sum of their own each, which are added in order.
-template <class Value>
-double squared_norm(std::size_t size, const Value& value) {
+double squared_norm(const std::vector<float>& values) {
     constexpr std::int64_t grain = 1 << 15, lanes = 8;
-    std::vector<double> parts((size + grain - 1) / grain);
-    parallel_for(std::int64_t(size), grain, [&](std::int64_t lo, std::int64_t hi) {
+    const auto size = std::int64_t(values.size());
+    std::vector<double> parts(std::size_t((size + grain - 1) / grain));
+    parallel_for(size, grain, [&](std::int64_t lo, std::int64_t hi) {
         std::array<double, lanes> sums{};  // one alone would wait for itself at every step
-        const std::int64_t whole = lo + (hi - lo) / lanes * lanes;
-        for (std::int64_t i = lo; i < whole; i += lanes)
-            for (std::int64_t lane = 0; lane < lanes; ++lane) {
-                const double x = double(value(std::size_t(i + lane)));
-                sums[std::size_t(lane)] += x * x;
-            }
-        for (std::int64_t i = whole; i < hi; ++i)
-            sums[0] += double(value(std::size_t(i))) * double(value(std::size_t(i)));
+        for (std::int64_t i = lo; i < hi; ++i) {
+            const double x = double(values[std::size_t(i)]);
+            sums[std::size_t((i - lo) % lanes)] += x * x;
+        }
         parts[std::size_t(lo / grain)] = std::accumulate(sums.begin(), sums.end(), 0.0);
     });
     return std::accumulate(parts.begin(), parts.end(), 0.0);
@@ -143,19 +139,15 @@ std::vector<std::int64_t> chosen_units(const Model& model, const AxisTarget& tar
 
 double relative_error(const std::vector<float>& before, const std::vector<float>& after, std::int64_t rows,
                       const Curvature* curvature) {
-    const auto change = [&](std::size_t i) { return before[i] - after[i]; };
-    double error = 0, whole = 0;
-    if (curvature) {
-        std::vector<float> difference(before.size());
-        parallel_for(std::int64_t(before.size()), 1 << 16, [&](std::int64_t lo, std::int64_t hi) {
-            for (std::int64_t i = lo; i < hi; ++i) difference[std::size_t(i)] = change(std::size_t(i));
-        });
-        error = curvature->quadratic(difference.data(), rows);
-        whole = curvature->quadratic(before.data(), rows);
-    } else {
-        error = squared_norm(before.size(), change);
-        whole = squared_norm(before.size(), [&](std::size_t i) { return before[i]; });
-    }
+    constexpr std::int64_t grain = 1 << 16;
+    std::vector<float> difference(before.size());
+    parallel_for(std::int64_t(before.size()), grain, [&](std::int64_t lo, std::int64_t hi) {
+        for (auto i = std::size_t(lo); i < std::size_t(hi); ++i) difference[i] = before[i] - after[i];
+    });
+    const auto size_of = [&](const std::vector<float>& values) {
+        return curvature ? curvature->quadratic(values.data(), rows) : squared_norm(values);
+    };
+    const double error = size_of(difference), whole = size_of(before);
     return whole > 0 ? error / whole : 0.0;
 }
 

@@ -5,6 +5,7 @@
 #include <map>
 #include <numeric>
 #include <optional>
+#include <span>
 
 #include "core/eval/evaluate.hpp"
 #include "core/pipeline/block_runner.hpp"
@@ -22,7 +23,9 @@ double stream_size(const Units& units, const States& states) {
     std::vector<double> sums(std::size_t(units.count()));
     const std::int64_t n = states.features("x");
     parallel_for(units.count(), 1, [&](std::int64_t unit, std::int64_t) {
-        const std::vector<float> x = states.get("x", unit).to_floats();
+        const Value value = states.get("x", unit);
+        std::vector<float> widened;
+        const std::span<const float> x = value.floats(widened);
         for (auto row = x.begin(); row != x.end(); row += n) {
             const double square = std::inner_product(row, row + n, row, 0.0);
             if (square > 0) sums[std::size_t(unit)] += 1 / square;
@@ -96,11 +99,9 @@ private:
 /// By axis.
 std::map<std::string, AxisCurve> curves_of(const Journal& journal, std::size_t index) {
     std::map<std::string, AxisCurve> out;
-    for (const auto& entry : journal.entries()) {
-        if (entry.value("kind", "") != kind || entry.value("stage", std::int64_t{-1}) != std::int64_t(index)) continue;
-        for (const auto& [axis, curve] : entry["curves"].items())
+    for (const auto* entry : journal.of_stage(kind, std::int64_t(index)))
+        for (const auto& [axis, curve] : entry->at("curves").items())
             out[axis] = {curve["units"].get<std::vector<std::int64_t>>(), curve["costs"].get<std::vector<double>>()};
-    }
     return out;
 }
 

@@ -31,6 +31,18 @@ kerf_axis_shape axis_shape(const Axis& axis, const AxisFacts& facts, std::int64_
 /// Error(input).
 std::vector<std::int64_t> checked_removal(const Axis& axis, std::vector<std::int64_t> units);
 
+/// What plan_axes() is handed to fill in: nothing goes.
+kerf_axis_plan blank_plan();
+
+/// What a method says that removing units of an axis costs: units[i] of them cost costs[i].
+struct AxisCurve {
+    std::vector<std::int64_t> units;
+    std::vector<double> costs;
+    bool operator==(const AxisCurve&) const = default;
+};
+/// survey_axis()'s take() into the AxisCurve that `context` is.
+kerf_code take_curve(void* context, const kerf_axis_curve* curve, kerf_error* error);
+
 /// The tensor of one place, float32, linears as [out, in].
 struct PlaceValues {
     std::vector<float> values;

@@ -194,6 +194,24 @@ kerf_axis_shape axis_shape(const Axis& axis, const AxisFacts& facts, std::int64_
     return out;
 }
 
+kerf_axis_plan blank_plan() {
+    kerf_axis_plan out{};
+    out.struct_size = sizeof(out);
+    out.exact = 1;
+    out.remove = -1;
+    return out;
+}
+
+kerf_code take_curve(void* context, const kerf_axis_curve* curve, kerf_error* error) {
+    return host_call(error, [&] {
+        if (!curve || curve->count < 0 || (curve->count > 0 && (!curve->units || !curve->costs)))
+            bad_input("survey: called without a curve");
+        auto& out = *static_cast<AxisCurve*>(context);
+        out.units.assign(curve->units, curve->units + curve->count);
+        out.costs.assign(curve->costs, curve->costs + curve->count);
+    });
+}
+
 std::vector<std::int64_t> checked_removal(const Axis& axis, std::vector<std::int64_t> units) {
     check_units(axis, units);
     return units;

@@ -182,10 +182,7 @@ private:
     std::optional<kerf_axis_plan> ask_plan() {
         const core::Axis axis = sample_axis();
         const kerf_axis_shape shape = core::axis_shape(axis, sample_facts(), -1);
-        kerf_axis_plan plan{};
-        plan.struct_size = sizeof(plan);
-        plan.exact = 1;
-        plan.remove = -1;
+        kerf_axis_plan plan = core::blank_plan();
         const kerf_axis_shape* shapes[] = {&shape};
         kerf_axis_plan* plans[] = {&plan};
         if (!attempt([&](kerf_error* error) { return method_.plan_axes(self_, shapes, 1, plans, error); })) return {};
@@ -226,8 +223,7 @@ private:
         return Pruned{*handle.removed, layer.replacement ? layer.replacement->to_dense() : std::vector<float>()};
     }
 
-    /// What the survey of the axis says, as "units: cost" lines.
-    std::optional<std::string> survey(int threads, const kerf_axis_plan& plan) {
+    std::optional<core::AxisCurve> survey(int threads, const kerf_axis_plan& plan) {
         core::set_threads(threads);
         core::Curvature curvature = sample_curvature();
         kerf_layer layer;
@@ -238,13 +234,10 @@ private:
             std::make_shared<core::PlaceValues>());
         handle.layers[1] = &layer;
         kerf_job job;
-        std::string out;
-        const auto take = [](void* context, const kerf_axis_curve* curve, kerf_error*) -> kerf_code {
-            for (std::int64_t i = 0; i < curve->count; ++i)
-                *static_cast<std::string*>(context) += text(curve->units[i], ": ", curve->costs[i], "\n");
-            return KERF_OK;
-        };
-        if (!attempt([&](kerf_error* error) { return method_.survey_axis(self_, &job, &handle, take, &out, error); }))
+        core::AxisCurve out;
+        if (!attempt([&](kerf_error* error) {
+                return method_.survey_axis(self_, &job, &handle, core::take_curve, &out, error);
+            }))
             return {};
         if (job.memory.peak() > plan.survey_bytes)
             problem(text("held ", job.memory.peak(), " bytes of scratch in its survey, the plan announced ",

@@ -38,7 +38,10 @@ public:
     /// The error on the way: of the first units that go, of one unit of each balanced run more, and so on.
     std::vector<double> errors(kerf::Matrix<double>& w, kerf::Matrix<double>&& a) const {
         std::vector<double> steps, out{0.0};
-        one_by_one() ? columns_one_by_one(w, a, &steps) : in_rounds(w, std::move(a), &steps);
+        if (one_by_one())
+            columns_one_by_one(w, a, &steps);
+        else
+            in_rounds(w, std::move(a), &steps);
         const auto runs = static_cast<std::size_t>(this->runs());
         for (std::size_t i = 0; i < steps.size(); i += runs)
             out.push_back(std::accumulate(steps.begin() + static_cast<std::ptrdiff_t>(i),
@@ -47,7 +50,6 @@ public:
     }
 
 private:
-    std::int64_t target() const { return count_; }
     std::int64_t runs() const { return axis_.shape().balanced; }
     bool channels() const { return columns_[0].size() == 1 && runs() == 1; }
     /// Whether the left-looking form does it: single columns, each chosen with fresh scores.
@@ -62,7 +64,7 @@ private:
         auto turned = job_.matrix<double>({w.columns(), w.rows()});
         for (std::int64_t r = 0; r < w.rows(); ++r)
             for (std::int64_t c = 0; c < w.columns(); ++c) turned(c, r) = w(r, c);
-        for (const auto column : kerf::obs::greedy_columns(turned, a, target(), job_, errors))
+        for (const auto column : kerf::obs::greedy_columns(turned, a, count_, job_, errors))
             out.push_back(unit_at[static_cast<std::size_t>(column)]);
         return out;
     }
@@ -94,8 +96,8 @@ private:
 
     /// How many units go in each round.
     Indices groups() const {
-        const std::int64_t rounds = target() / runs();
-        if (channels() && opt_.ffn_group == 0 && !opt_.exact()) return dynamic_groups(target());
+        const std::int64_t rounds = count_ / runs();
+        if (channels() && opt_.ffn_group == 0 && !opt_.exact()) return dynamic_groups(count_);
         const std::int64_t group = channels() ? std::max<std::int64_t>(1, opt_.ffn_group) : 1;
         Indices out(static_cast<std::size_t>(rounds / group), group);
         if (rounds % group > 0) out.push_back(rounds % group);

@@ -10,10 +10,10 @@
 #include <random>
 #include <stdexcept>
 #include <string>
-#include <utility>
 #include <vector>
 
 #include "core/curvature/gram.hpp"
+#include "core/plugin_api/axis.hpp"
 #include "core/plugin_api/host_table.hpp"
 #include "core/plugin_api/job.hpp"
 #include "methods_case.hpp"
@@ -93,25 +93,15 @@ public:
     void prune(kerf_job* job, kerf_axis* axis) const {
         core::check_call("prune", [&](kerf_error* e) { return method_->prune_axis(self_.get(), job, axis, e); });
     }
-    /// Units and what they cost.
-    std::pair<std::vector<std::int64_t>, std::vector<double>> survey(kerf_job* job, kerf_axis* axis) const {
-        std::pair<std::vector<std::int64_t>, std::vector<double>> out;
-        const auto take = [](void* context, const kerf_axis_curve* curve, kerf_error*) -> kerf_code {
-            auto& made = *static_cast<decltype(out)*>(context);
-            made.first.assign(curve->units, curve->units + curve->count);
-            made.second.assign(curve->costs, curve->costs + curve->count);
-            return KERF_OK;
-        };
-        core::check_call("survey",
-                         [&](kerf_error* e) { return method_->survey_axis(self_.get(), job, axis, take, &out, e); });
+    core::AxisCurve survey(kerf_job* job, kerf_axis* axis) const {
+        core::AxisCurve out;
+        core::check_call("survey", [&](kerf_error* e) {
+            return method_->survey_axis(self_.get(), job, axis, core::take_curve, &out, e);
+        });
         return out;
     }
     std::vector<kerf_axis_plan> plan(const std::vector<kerf_axis_shape>& axes) const {
-        kerf_axis_plan blank{};
-        blank.struct_size = sizeof(kerf_axis_plan);
-        blank.exact = 1;
-        blank.remove = -1;
-        std::vector<kerf_axis_plan> plans(axes.size(), blank);
+        std::vector<kerf_axis_plan> plans(axes.size(), core::blank_plan());
         std::vector<const kerf_axis_shape*> asked;
         std::vector<kerf_axis_plan*> answers;
         for (std::size_t i = 0; i < axes.size(); ++i) {

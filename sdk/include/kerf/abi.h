@@ -31,8 +31,8 @@ extern "C" {
 #define KERF_ABI_MAJOR 1u
 #define KERF_ABI_MINOR 1u
 #define KERF_ABI_VERSION KERF_ABI(KERF_ABI_MAJOR, KERF_ABI_MINOR)
-#define KERF_HAS(type, table, slot) \
-    ((table)->struct_size >= offsetof(type, slot) + sizeof((table)->slot) && (table)->slot)
+#define KERF_HOLDS(type, table, slot) ((table)->struct_size >= offsetof(type, slot) + sizeof((table)->slot))
+#define KERF_HAS(type, table, slot) (KERF_HOLDS(type, table, slot) && (table)->slot)
 
 typedef int32_t kerf_code; /* 0 = done. A code never changes its meaning; an unknown one counts as INTERNAL. */
 enum {

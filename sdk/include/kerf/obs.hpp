@@ -37,12 +37,8 @@ namespace detail {
 inline System damped_system(const Gram& gram, double damp, const Job& job) {
     const std::int64_t n = gram.size();
     System out{job.matrix<double>({n, n}), std::vector<std::uint8_t>(static_cast<std::size_t>(n)), damp, 0, 1};
-    double mean = 0;
-    for (std::int64_t j = 0; j < n; ++j) {
-        out.dead[static_cast<std::size_t>(j)] = gram.matrix()(j, j) == 0;
-        mean += static_cast<double>(gram.matrix()(j, j)) / static_cast<double>(n);
-    }
-    out.lambda = damp * mean;
+    for (std::int64_t j = 0; j < n; ++j) out.dead[static_cast<std::size_t>(j)] = gram.matrix()(j, j) == 0;
+    out.lambda = damp * gram.mean_diagonal();
     for (std::int64_t i = 0; i < n; ++i)
         for (std::int64_t j = 0; j < n; ++j) out.h(i, j) = static_cast<double>(gram.matrix()(i, j));
     for (std::int64_t j = 0; j < n; ++j)

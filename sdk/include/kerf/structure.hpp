@@ -8,7 +8,6 @@
 #pragma once
 
 #include <algorithm>
-#include <cstddef>
 #include <cstdint>
 #include <numeric>
 #include <optional>
@@ -217,8 +216,8 @@ public:
         out.linear_parameters = raw.linear_parameters;
         out.tokens = raw.tokens;
         out.planned = raw.planned;
-        out.biased = raw.struct_size >= offsetof(kerf_axis_shape, biased) + sizeof(raw.biased) ? raw.biased : 0;
-        out.stream = raw.struct_size >= offsetof(kerf_axis_shape, stream) + sizeof(raw.stream) ? raw.stream : 0;
+        out.biased = KERF_HOLDS(kerf_axis_shape, &raw, biased) ? raw.biased : 0;
+        out.stream = KERF_HOLDS(kerf_axis_shape, &raw, stream) ? raw.stream : 0;
         return out;
     }
 
@@ -270,13 +269,13 @@ inline void write_plan(const AxisPlan& plan, kerf_axis_plan& out) {
     out.remove = plan.remove;
     out.scratch_bytes = static_cast<std::uint64_t>(plan.scratch_bytes);
     out.flops = plan.flops;
-    if (out.struct_size >= offsetof(kerf_axis_plan, sweep_length) + sizeof(out.sweep_length)) {
+    if (KERF_HOLDS(kerf_axis_plan, &out, sweep_length)) {
         out.sweeps = plan.sweeps.count;
         out.sweep_squares = plan.sweeps.squares ? 1 : 0;
         out.sweep_windows = plan.sweeps.windows;
         out.sweep_length = plan.sweeps.length;
     }
-    if (out.struct_size >= offsetof(kerf_axis_plan, survey_flops) + sizeof(out.survey_flops)) {
+    if (KERF_HOLDS(kerf_axis_plan, &out, survey_flops)) {
         out.survey = plan.survey.wanted ? 1 : 0;
         out.survey_bytes = static_cast<std::uint64_t>(plan.survey.scratch_bytes);
         out.survey_flops = plan.survey.flops;
