@@ -22,12 +22,15 @@ public:
     Choice(const Options& opt, const kerf::Axis& axis, std::int64_t count, const kerf::Job& job)
         : opt_(opt), axis_(axis), count_(count), job_(job), columns_(axis.columns()) {}
 
-    /// W becomes what the original makes of it, unless least squares will say what it is.
-    Indices run(kerf::Matrix<double>& w, kerf::Matrix<double>&& a) const {
+    /// Whether `run` leaves A as it was.
+    bool keeps_inverse() const { return one_by_one(); }
+
+    /// W becomes what the original makes of it, unless least squares will say what it is. Takes A, or keeps it.
+    Indices run(kerf::Matrix<double>& w, kerf::Matrix<double>& a) const {
         std::optional<kerf::Matrix<double>> inverse;  // rounds use A up
         if (opt_.swaps > 0) {
             inverse.emplace(job_.matrix<double>(a.shape()));
-            kerf::obs::detail::copy(a, *inverse);
+            kerf::obs::detail::copy(a, *inverse, job_);
         }
         Indices units = one_by_one() ? columns_one_by_one(w, a) : in_rounds(w, std::move(a));
         if (inverse) exchange(w, std::move(*inverse), units);
@@ -36,7 +39,7 @@ public:
     }
 
     /// The error on the way: of the first units that go, of one unit of each balanced run more, and so on.
-    std::vector<double> errors(kerf::Matrix<double>& w, kerf::Matrix<double>&& a) const {
+    std::vector<double> errors(kerf::Matrix<double>& w, kerf::Matrix<double>& a) const {
         std::vector<double> steps, out{0.0};
         if (one_by_one())
             columns_one_by_one(w, a, &steps);
@@ -61,10 +64,7 @@ private:
                                std::vector<double>* errors = nullptr) const {
         Indices unit_at(static_cast<std::size_t>(axis_.size())), out;
         for (std::int64_t u = 0; u < axis_.size(); ++u) unit_at[static_cast<std::size_t>(columns_[u][0])] = u;
-        auto turned = job_.matrix<double>({w.columns(), w.rows()});
-        for (std::int64_t r = 0; r < w.rows(); ++r)
-            for (std::int64_t c = 0; c < w.columns(); ++c) turned(c, r) = w(r, c);
-        for (const auto column : kerf::obs::greedy_columns(turned, a, count_, job_, errors))
+        for (const auto column : kerf::obs::greedy_columns(w, a, count_, job_, errors))
             out.push_back(unit_at[static_cast<std::size_t>(column)]);
         return out;
     }
@@ -72,7 +72,7 @@ private:
     /// Rounds of scoring and elimination. `errors`: takes what each of them adds.
     Indices in_rounds(kerf::Matrix<double>& w, kerf::Matrix<double>&& a, std::vector<double>* errors = nullptr) const {
         auto own = job_.matrix<double>(w.shape());
-        kerf::obs::detail::copy(w, own);
+        kerf::obs::detail::copy(w, own, job_);
         kerf::obs::State state(std::move(own), std::move(a), job_);
         std::vector<bool> gone(static_cast<std::size_t>(axis_.size()), false);
         const std::int64_t each = axis_.size() / runs();
@@ -90,7 +90,7 @@ private:
                 if (errors) errors->push_back(error);
             }
         }
-        if (opt_.compensate && !opt_.refits()) kerf::obs::detail::copy(state.weight(), w);
+        if (opt_.compensate && !opt_.refits()) kerf::obs::detail::copy(state.weight(), w, job_);
         return out;
     }
 
@@ -131,7 +131,7 @@ private:
 
     void exchange(const kerf::Matrix<double>& w, kerf::Matrix<double>&& a, Indices& units) const {
         auto own = job_.matrix<double>(w.shape());
-        kerf::obs::detail::copy(w, own);
+        kerf::obs::detail::copy(w, own, job_);
         kerf::obs::Exchange table(std::move(own), std::move(a), job_);
         const std::int64_t each = axis_.size() / runs();
         const auto changed = kerf::obs::exchange(

@@ -74,12 +74,17 @@ public:
         job.metric("damp_attempts", inverse.system.attempts);
         const auto before = stacked(consumers, axis.shape(), inverse.system.dead, job);
         auto w = job.matrix<double>(before.shape());
-        kerf::obs::detail::copy(before, w);
-        const auto units = slimgpt::Choice(opt, axis, axis.shape().planned, job).run(w, std::move(inverse.a));
+        kerf::obs::detail::copy(before, w, job);
+        const slimgpt::Choice choice(opt, axis, axis.shape().planned, job);
+        const auto units = choice.run(w, inverse.a);
         const bool bias = opt.bias_refit && axis.shape().biased == static_cast<std::int64_t>(consumers.size());
         if (opt.refits()) {
-            kerf::obs::detail::copy(before, w);
-            fit(inverse.system, consumers.front(), kept_columns(axis, units), bias, w, job);
+            kerf::obs::detail::copy(before, w, job);
+            const auto [removed, kept] = columns_of(axis, units);
+            if (choice.keeps_inverse() && !bias && !opt.dense_target() && removed.size() <= kept.size())
+                kerf::obs::remove(removed, inverse.a, w, job);
+            else
+                fit(inverse.system, consumers.front(), kept, bias, w, job);
         }
         replace(consumers, before, w, bias, job);
         axis.remove(units);
@@ -98,7 +103,7 @@ public:
                                  : quadratic(w, inverse.system.h, job);
         kerf::AxisCurve curve;
         curve.units = slimgpt::possible_counts(opt, axis.shape());
-        const auto errors = slimgpt::Choice(exact, axis, curve.units.back(), job).errors(w, std::move(inverse.a));
+        const auto errors = slimgpt::Choice(exact, axis, curve.units.back(), job).errors(w, inverse.a);
         for (const auto count : curve.units) {
             const double error =
                 errors[static_cast<std::size_t>(count / std::max<std::int64_t>(1, axis.shape().balanced))];
@@ -133,12 +138,11 @@ private:
         plan.scratch_bytes =
             std::max(plan_units(axis, 0).scratch_bytes, plan_units(axis, kerf::most_units(axis)).scratch_bytes);
         plan.survey.wanted = true;
-        // H, its factor, A; W, its product with H, its transpose or the copy that is eliminated; the path of the
-        // columns.
-        plan.survey.scratch_bytes = 8 * (4 * n * n + 4 * n * axis.out + most * (n + axis.out) + axis.out + n);
+        // H, its factor, A, WᵀW; W, its product with H, the copy that is eliminated; the path of the columns.
+        plan.survey.scratch_bytes = 8 * (4 * n * n + 4 * n * axis.out + 2 * most * n + axis.out + n);
         const double width = static_cast<double>(n), rows = static_cast<double>(axis.out),
                      gone = static_cast<double>(most);
-        plan.survey.flops = 2 * width * width * (width + rows) + 4 * gone * gone * (width + rows);
+        plan.survey.flops = 2 * width * width * (width + rows) + 4 * gone * gone * width;
         return plan;
     }
 
@@ -157,7 +161,7 @@ private:
         plan.remove = units;
         const std::int64_t gone = units * (axis.size > 0 ? axis.in / axis.size : 0), n = axis.in;
         const std::int64_t squares = 4 + (opt.swaps > 0 ? 2 : 0) + (opt.dense_target() ? 1 : 0);
-        // H, its factor, A; W, a copy, its transpose; what an elimination, an exchange or a refit holds beside them.
+        // H, its factor, A, WᵀW; W, copies of it; what an elimination, an exchange or a refit holds beside them.
         plan.scratch_bytes =
             8 * (squares * n * n + 4 * n * axis.out + std::max(gone, n - gone) * (n + axis.out + n) + axis.out + n);
         const double width = static_cast<double>(n), rows = static_cast<double>(axis.out);
@@ -199,12 +203,15 @@ private:
     static kerf::Matrix<double> stacked(const std::vector<kerf::Linear>& consumers, const kerf::AxisShape& shape,
                                         const std::vector<std::uint8_t>& dead, const kerf::Job& job) {
         auto out = job.matrix<double>({shape.out, shape.in});
-        std::int64_t row = 0;
+        std::int64_t above = 0;
         for (const auto& linear : consumers) {
             const auto w = linear.weight();
-            for (std::int64_t r = 0; r < w.rows(); ++r, ++row)
-                for (std::int64_t c = 0; c < w.columns(); ++c)
-                    out(row, c) = dead[static_cast<std::size_t>(c)] ? 0.0 : static_cast<double>(w(r, c));
+            job.parallel_for(w.rows(), [&](kerf::Range rows) {
+                for (const auto r : rows)
+                    for (std::int64_t c = 0; c < w.columns(); ++c)
+                        out(above + r, c) = dead[static_cast<std::size_t>(c)] ? 0.0 : static_cast<double>(w(r, c));
+            });
+            above += w.rows();
         }
         return out;
     }
@@ -219,15 +226,19 @@ private:
 
     static void replace(std::vector<kerf::Linear>& consumers, const kerf::Matrix<double>& before,
                         const kerf::Matrix<double>& w, bool bias, const kerf::Job& job) {
-        std::int64_t row = 0;
+        std::int64_t above = 0;
         for (auto& linear : consumers) {
             auto made = job.matrix<float>(linear.weight().shape());
-            std::vector<float> shift;
+            std::vector<float> shift(bias ? static_cast<std::size_t>(made.rows()) : 0);
             const auto mean = bias ? job.mean(linear) : std::span<const float>();
-            for (std::int64_t r = 0; r < made.rows(); ++r, ++row) {
-                for (std::int64_t c = 0; c < made.columns(); ++c) made(r, c) = static_cast<float>(w(row, c));
-                if (bias) shift.push_back(left_to_bias(before.row(row), w.row(row), mean));
-            }
+            job.parallel_for(made.rows(), [&](kerf::Range rows) {
+                for (const auto r : rows) {
+                    const std::int64_t row = above + r;
+                    for (std::int64_t c = 0; c < made.columns(); ++c) made(r, c) = static_cast<float>(w(row, c));
+                    if (bias) shift[static_cast<std::size_t>(r)] = left_to_bias(before.row(row), w.row(row), mean);
+                }
+            });
+            above += made.rows();
             if (bias)
                 linear.replace(made.view(), shift);
             else
@@ -235,14 +246,18 @@ private:
         }
     }
 
-    static std::vector<std::int64_t> kept_columns(const kerf::Axis& axis, const std::vector<std::int64_t>& removed) {
+    /// The columns, ascending, of the units that go and of those that stay.
+    struct Columns {
+        std::vector<std::int64_t> removed, kept;
+    };
+    static Columns columns_of(const kerf::Axis& axis, const std::vector<std::int64_t>& units) {
         std::vector<bool> stays(static_cast<std::size_t>(axis.shape().in), true);
         const auto columns = axis.columns();
-        for (const auto u : removed)
+        for (const auto u : units)
             for (const auto c : columns[u]) stays[static_cast<std::size_t>(c)] = false;
-        std::vector<std::int64_t> out;
+        Columns out;
         for (std::size_t c = 0; c < stays.size(); ++c)
-            if (stays[c]) out.push_back(static_cast<std::int64_t>(c));
+            (stays[c] ? out.kept : out.removed).push_back(static_cast<std::int64_t>(c));
         return out;
     }
 };

@@ -39,15 +39,19 @@ inline System damped_system(const Gram& gram, double damp, const Job& job) {
     System out{job.matrix<double>({n, n}), std::vector<std::uint8_t>(static_cast<std::size_t>(n)), damp, 0, 1};
     for (std::int64_t j = 0; j < n; ++j) out.dead[static_cast<std::size_t>(j)] = gram.matrix()(j, j) == 0;
     out.lambda = damp * gram.mean_diagonal();
-    for (std::int64_t i = 0; i < n; ++i)
-        for (std::int64_t j = 0; j < n; ++j) out.h(i, j) = static_cast<double>(gram.matrix()(i, j));
+    job.parallel_for(n, [&](Range rows) {
+        for (const auto i : rows)
+            for (std::int64_t j = 0; j < n; ++j) out.h(i, j) = static_cast<double>(gram.matrix()(i, j));
+    });
     for (std::int64_t j = 0; j < n; ++j)
         out.h(j, j) = (out.dead[static_cast<std::size_t>(j)] ? 1.0 : out.h(j, j)) + out.lambda;
     return out;
 }
 
-inline void copy(MatrixView<const double> from, MatrixView<double> to) {
-    for (std::int64_t r = 0; r < from.rows(); ++r) std::copy_n(from.row(r).data(), from.columns(), to.row(r).data());
+inline void copy(MatrixView<const double> from, MatrixView<double> to, const Job& job) {
+    job.parallel_for(from.rows(), [&](Range rows) {
+        for (const auto r : rows) std::copy_n(from.row(r).data(), from.columns(), to.row(r).data());
+    });
 }
 
 }  // namespace detail
@@ -67,7 +71,7 @@ inline Inverse invert(const Gram& gram, double damp, const Job& job, std::string
         system.attempts = attempt;
         const std::int64_t n = system.h.rows();
         auto factor = job.matrix<double>({n, n});
-        detail::copy(system.h, factor);
+        detail::copy(system.h, factor, job);
         try {
             job.linalg().inverse_factor(factor.view());
         } catch (const NotPositiveDefinite& failure) {
@@ -93,6 +97,64 @@ inline Inverse invert(const Gram& gram, double damp, const Job& job, std::string
         }
         return {std::move(system), std::move(a)};
     }
+}
+
+namespace detail {
+
+/// E = L⁻¹ W_Sᵀ [c, rows], A_SS = L Lᵀ.
+struct Solved {
+    Matrix<double> l, e;
+};
+inline Solved solved(MatrixView<const double> w, MatrixView<const double> a, Columns s, const Job& job) {
+    const std::int64_t c = static_cast<std::int64_t>(s.size()), rows = w.rows();
+    Solved out{job.matrix<double>({c, c}), job.matrix<double>({c, rows})};
+    for (std::int64_t i = 0; i < c; ++i)
+        for (std::int64_t j = 0; j < c; ++j)
+            out.l(i, j) = a(s[static_cast<std::size_t>(i)], s[static_cast<std::size_t>(j)]);
+    job.parallel_for(rows, [&](Range mine) {
+        for (const auto r : mine)
+            for (std::int64_t i = 0; i < c; ++i) out.e(i, r) = w(r, s[static_cast<std::size_t>(i)]);
+    });
+    job.linalg().cholesky(out.l.view());
+    job.linalg().solve_triangular(Triangle::lower, Transpose::no, out.l, out.e.view());
+    return out;
+}
+
+/// With Y = L⁻¹ A_S [c, n] besides: removing S takes Eᵀ Y from W and Yᵀ Y from A.
+struct Cut {
+    Matrix<double> y, e;
+};
+inline Cut cut(MatrixView<const double> w, MatrixView<const double> a, Columns s, const Job& job) {
+    auto [l, e] = solved(w, a, s, job);
+    const std::int64_t c = l.rows();
+    auto y = job.matrix<double>({c, a.columns()});
+    for (std::int64_t i = 0; i < c; ++i)
+        std::copy_n(a.row(s[static_cast<std::size_t>(i)]).data(), a.columns(), y.row(i).data());
+    job.linalg().solve_triangular(Triangle::lower, Transpose::no, l, y.view());
+    return {std::move(y), std::move(e)};
+}
+
+inline double squares(const Matrix<double>& of) {
+    double sum = 0;
+    for (std::int64_t i = 0; i < of.rows(); ++i)
+        for (const double x : of.row(i)) sum += x * x;
+    return sum;
+}
+
+inline void clear(Columns s, MatrixView<double> w) {
+    for (std::int64_t r = 0; r < w.rows(); ++r)
+        for (const auto at : s) w(r, at) = 0;
+}
+
+}  // namespace detail
+
+/// Takes columns S out of W, all at once, and lets the others make up for them: W_R ← W_R − W_S (A_SS)⁻¹ A_SR, W_S ← 0.
+/// The same least squares as `refit`, in a system of the size of S instead of R's.
+inline void remove(Columns s, MatrixView<const double> a, MatrixView<double> w, const Job& job) {
+    if (s.empty()) return;
+    const auto cut = detail::cut(w, a, s, job);
+    job.linalg().gemm(Transpose::yes, Transpose::no, -1, cut.e, cut.y, 1, w);
+    detail::clear(s, w);
 }
 
 /// A set of columns that shrinks: W and A of those that are left.
@@ -123,19 +185,7 @@ public:
     }
 
     /// The true error of removing the columns together.
-    double exact_score(Columns s) const {
-        const auto l = factor(s);
-        double sum = 0;
-        std::vector<double> e(s.size());
-        for (std::int64_t r = 0; r < w_.rows(); ++r)
-            for (std::size_t i = 0; i < s.size(); ++i) {
-                double x = w_(r, s[i]);
-                for (std::size_t k = 0; k < i; ++k) x -= l[i * s.size() + k] * e[k];
-                e[i] = x / l[i * s.size() + i];
-                sum += e[i] * e[i];
-            }
-        return sum;
-    }
+    double exact_score(Columns s) const { return s.empty() ? 0 : detail::squares(detail::solved(w_, a_, s, job_).e); }
     /// SlimGPT's approximation of it: the pivots of A_SS in index order, and W as it is: Σ_j ‖W_j‖² / L_jj².
     double diagonal_score(Columns s) const {
         const auto l = factor(s);
@@ -150,29 +200,13 @@ public:
 
     /// Removes the columns. Without `compensate` what stays of W is left alone. Gives the error.
     double eliminate(Columns s, bool compensate = true) {
-        const std::int64_t c = static_cast<std::int64_t>(s.size()), n = w_.columns(), rows = w_.rows();
-        if (c == 0) return 0;
-        auto l = job_.matrix<double>({c, c}), y = job_.matrix<double>({c, n}), e = job_.matrix<double>({c, rows});
-        for (std::int64_t i = 0; i < c; ++i) {
-            const auto at = s[static_cast<std::size_t>(i)];
-            for (std::int64_t j = 0; j < c; ++j) l(i, j) = a_(at, s[static_cast<std::size_t>(j)]);
-            std::copy_n(a_.row(at).data(), n, y.row(i).data());
-            for (std::int64_t r = 0; r < rows; ++r) e(i, r) = w_(r, at);
-        }
-        const auto linalg = job_.linalg();
-        linalg.cholesky(l.view());
-        linalg.solve_triangular(Triangle::lower, Transpose::no, l, y.view());
-        linalg.solve_triangular(Triangle::lower, Transpose::no, l, e.view());
-        if (compensate) linalg.gemm(Transpose::yes, Transpose::no, -1, e, y, 1, w_.view());
-        linalg.syrk(-1, y, 1, a_.view());
-        for (const auto at : s) {
-            for (std::int64_t r = 0; r < rows; ++r) w_(r, at) = 0;
-            alive_[static_cast<std::size_t>(at)] = false;
-        }
-        double error = 0;
-        for (std::int64_t i = 0; i < c; ++i)
-            for (const double x : e.row(i)) error += x * x;
-        return error;
+        if (s.empty()) return 0;
+        const auto cut = detail::cut(w_, a_, s, job_);
+        if (compensate) job_.linalg().gemm(Transpose::yes, Transpose::no, -1, cut.e, cut.y, 1, w_.view());
+        job_.linalg().syrk(-1, cut.y, 1, a_.view());
+        detail::clear(s, w_);
+        for (const auto at : s) alive_[static_cast<std::size_t>(at)] = false;
+        return detail::squares(cut.e);
     }
 
 private:
@@ -195,65 +229,67 @@ private:
     std::vector<bool> alive_;
 };
 
-/// Greedy removal of single columns, scores refreshed after each, without touching A [n, n] or W: a left-looking
-/// elimination, O(k (n + rows)) at step k. `turned` is Wᵀ [n, rows]. Gives `count` columns in the order in which they
-/// go; ties: the lowest first. `errors`: takes what each of them adds to the error.
-inline std::vector<std::int64_t> greedy_columns(MatrixView<const double> turned, MatrixView<const double> a,
+/// Greedy removal of single columns of W [rows, n], scores refreshed after each, without touching W or A [n, n]. One
+/// removal takes v vᵀ from A and v uᵀ + u vᵀ from WᵀW, with v = A_s / √A_ss, u = g − ½ ‖w_s‖²/A_ss · v and
+/// g = (WᵀW)_s / √A_ss, all as the removals before left them. So a row of either is the first one less all of these:
+/// O(k n) at step k, whatever the number of rows. Gives `count` columns in the order in which they go; ties: the lowest
+/// first. `errors`: takes what each of them adds to the error. Memory: n² + 2 · count · n.
+inline std::vector<std::int64_t> greedy_columns(MatrixView<const double> w, MatrixView<const double> a,
                                                 std::int64_t count, const Job& job,
                                                 std::vector<double>* errors = nullptr) {
-    const std::int64_t n = turned.rows(), rows = turned.columns();
-    auto v = job.matrix<double>({count, n}), p = job.matrix<double>({count, rows});
-    auto w = job.buffer<double>(rows);
-    std::vector<double> norm(static_cast<std::size_t>(n)), pivot(norm.size()), inner(static_cast<std::size_t>(count));
-    std::vector<bool> gone(norm.size(), false);
+    // A panel of columns holds its pieces of v and u of each step side by side, and the steps one behind the other.
+    constexpr std::int64_t width = 64, panels_at_once = 4;
+    const std::int64_t n = w.columns(), panels = (n + width - 1) / width, panel_size = count * 2 * width;
     const auto at = [](std::int64_t i) { return static_cast<std::size_t>(i); };
+    auto gram = job.matrix<double>({n, n});
+    job.linalg().syrk(1, w, 0, gram.view());
+    auto history = job.buffer<double>(panels * panel_size);
+    std::vector<double> norm(at(n)), pivot(at(n)), score(at(n)), own_v(at(count)), own_u(at(count));
     for (std::int64_t j = 0; j < n; ++j) {
-        for (const double x : turned.row(j)) norm[at(j)] += x * x;
+        norm[at(j)] = gram(j, j);
         pivot[at(j)] = a(j, j);
+        score[at(j)] = norm[at(j)] / pivot[at(j)];
     }
+    constexpr double gone = std::numeric_limits<double>::infinity();
     std::vector<std::int64_t> order;
     for (std::int64_t step = 0; step < count; ++step) {
-        std::int64_t s = -1;
-        for (std::int64_t j = 0; j < n; ++j)
-            if (!gone[at(j)] && (s < 0 || norm[at(j)] / pivot[at(j)] < norm[at(s)] / pivot[at(s)])) s = j;
+        const std::int64_t s = std::min_element(score.begin(), score.end()) - score.begin();
         order.push_back(s);
-        gone[at(s)] = true;
-        if (errors) errors->push_back(norm[at(s)] / pivot[at(s)]);
-        for (std::int64_t r = 0; r < rows; ++r) w[r] = turned(s, r);
-        for (std::int64_t i = 0; i < step; ++i)
-            for (std::int64_t r = 0; r < rows; ++r) w[r] -= p(i, r) * v(i, s);
-        double length = 0;
-        for (std::int64_t r = 0; r < rows; ++r) length += w[r] * w[r];
+        if (errors) errors->push_back(score[at(s)]);
+        const double root = std::sqrt(pivot[at(s)]), half = norm[at(s)] / pivot[at(s)] / 2;
+        score[at(s)] = gone;
+        const double* of_s = history.data() + s / width * panel_size + s % width;
         for (std::int64_t i = 0; i < step; ++i) {
-            inner[at(i)] = 0;
-            for (std::int64_t r = 0; r < rows; ++r) inner[at(i)] += p(i, r) * w[r];
+            own_v[at(i)] = of_s[i * 2 * width];
+            own_u[at(i)] = of_s[i * 2 * width + width];
         }
-        const double root = std::sqrt(pivot[at(s)]);
-        job.parallel_for(n, 64, [&](Range columns) {
-            std::vector<double> row(static_cast<std::size_t>(columns.size())), gamma(row.size());
-            const auto first = columns.first();
-            for (const auto j : columns) {
-                row[at(j - first)] = a(s, j);
-                double dot = 0;
-                for (std::int64_t r = 0; r < rows; ++r) dot += turned(j, r) * w[r];
-                gamma[at(j - first)] = dot;
-            }
-            for (std::int64_t i = 0; i < step; ++i) {
-                const double own = v(i, s), in = inner[at(i)];
-                for (const auto j : columns) {
-                    row[at(j - first)] -= own * v(i, j);
-                    gamma[at(j - first)] -= in * v(i, j);
+        job.parallel_for(panels, panels_at_once, [&](Range mine) {
+            for (const auto panel : mine) {
+                const std::int64_t first = panel * width, here = std::min(width, n - first);
+                double inverse_row[width] = {}, gram_row[width] = {};
+                std::copy_n(a.row(s).data() + first, here, inverse_row);
+                std::copy_n(gram.row(s).data() + first, here, gram_row);
+                double* past = history.data() + panel * panel_size;
+                for (std::int64_t i = 0; i < step; ++i, past += 2 * width) {
+                    const double vs = own_v[at(i)], us = own_u[at(i)];
+                    for (std::int64_t j = 0; j < width; ++j) {
+                        inverse_row[j] -= vs * past[j];
+                        gram_row[j] -= vs * past[width + j] + us * past[j];
+                    }
+                }
+                for (std::int64_t j = 0; j < width; ++j) {
+                    const bool stays = j < here && score[at(first + j)] != gone;
+                    const double v = stays ? inverse_row[j] / root : 0, u = stays ? gram_row[j] / root - half * v : 0;
+                    past[j] = v;
+                    past[width + j] = u;
+                    if (!stays) continue;
+                    double &x = norm[at(first + j)], &y = pivot[at(first + j)];
+                    x = std::max(0.0, x - 2 * v * u);
+                    y -= v * v;
+                    score[at(first + j)] = x / y;
                 }
             }
-            for (const auto j : columns) {
-                const double x = gone[at(j)] ? 0 : row[at(j - first)] / root;
-                v(step, j) = x;
-                norm[at(j)] =
-                    std::max(0.0, norm[at(j)] - 2 * x * gamma[at(j - first)] / root + x * x * length / (root * root));
-                pivot[at(j)] -= x * x;
-            }
         });
-        for (std::int64_t r = 0; r < rows; ++r) p(step, r) = w[r] / root;
     }
     return order;
 }
@@ -274,20 +310,26 @@ inline void refit(const System& system, MatrixView<const double> target, Columns
     const std::int64_t n = system.h.rows(), k = static_cast<std::int64_t>(kept.size()), rows = w.rows();
     auto l = job.matrix<double>({k, k}), right = job.matrix<double>({k, rows});
     {
-        auto columns = job.matrix<double>({k, n});
-        for (std::int64_t i = 0; i < k; ++i) {
-            for (std::int64_t j = 0; j < n; ++j) columns(i, j) = target(j, kept[static_cast<std::size_t>(i)]);
-            for (std::int64_t j = 0; j < k; ++j)
-                l(i, j) = system.h(kept[static_cast<std::size_t>(i)], kept[static_cast<std::size_t>(j)]);
-        }
-        job.linalg().gemm(Transpose::no, Transpose::yes, 1, columns, w, 0, right.view());
+        auto columns = job.matrix<double>({n, k});
+        const auto at = [&](std::int64_t i) { return kept[static_cast<std::size_t>(i)]; };
+        job.parallel_for(n, [&](Range rows) {  // a row of the target at a time, which may have no symmetry
+            for (const auto j : rows)
+                for (std::int64_t i = 0; i < k; ++i) columns(j, i) = target(j, at(i));
+        });
+        job.parallel_for(k, [&](Range rows) {
+            for (const auto i : rows)
+                for (std::int64_t j = 0; j < k; ++j) l(i, j) = system.h(at(i), at(j));
+        });
+        job.linalg().gemm(Transpose::yes, Transpose::yes, 1, columns, w, 0, right.view());
     }
     job.linalg().cholesky(l.view());
     job.linalg().solve_triangular(Triangle::lower, Transpose::no, l, right.view());
     job.linalg().solve_triangular(Triangle::lower, Transpose::yes, l, right.view());
-    for (std::int64_t r = 0; r < rows; ++r) std::fill(w.row(r).begin(), w.row(r).end(), 0.0);
-    for (std::int64_t i = 0; i < k; ++i)
-        for (std::int64_t r = 0; r < rows; ++r) w(r, kept[static_cast<std::size_t>(i)]) = right(i, r);
+    job.parallel_for(rows, [&](Range mine) {
+        for (const auto r : mine) std::fill(w.row(r).begin(), w.row(r).end(), 0.0);
+        for (std::int64_t i = 0; i < k; ++i)
+            for (const auto r : mine) w(r, kept[static_cast<std::size_t>(i)]) = right(i, r);
+    });
 }
 inline void refit(const System& system, Columns kept, MatrixView<double> w, const Job& job) {
     refit(system, system.h.view(), kept, w, job);
