@@ -134,6 +134,33 @@ void invert_upper(std::int64_t n, Real* t, std::int64_t ld) {
     }
 }
 
+/// The lower triangle of uᵀ u into that of u, which is upper triangular with zeros below. Tiles below the diagonal read
+/// what is on and above it, so only the diagonal tiles, which come last, need a copy of what they replace.
+template <class Real>
+void square_upper(std::int64_t n, Real* u, std::int64_t ld) {
+    const std::int64_t tile = tile_size(n), side = ceil_div(n, tile);
+    const auto size = [&](std::int64_t t) { return std::min(tile, n - t * tile); };
+    parallel_for(side * (side - 1) / 2, 1, [&](std::int64_t lo, std::int64_t hi) {
+        for (std::int64_t t = lo; t < hi; ++t) {
+            const auto [above, column] = lower_tile(t);
+            const std::int64_t row = above + 1, i = row * tile, j = column * tile;
+            blas::gemm_tile(true, false, size(row), size(column), j + size(column), Real(1), u + i, ld, u + j, ld,
+                            Real(0), u + i * ld + j, ld);
+        }
+    });
+    parallel_for(side, 1, [&](std::int64_t lo, std::int64_t hi) {
+        for (std::int64_t t = lo; t < hi; ++t) {
+            const std::int64_t j = t * tile, wide = size(t);
+            Real* own = u + j * ld + j;
+            std::vector<Real> before(static_cast<std::size_t>(wide * wide));
+            for (std::int64_t i = 0; i < wide; ++i) std::copy_n(own + i * ld, wide, before.data() + i * wide);
+            blas::gemm_tile(true, false, wide, wide, wide, Real(1), before.data(), wide, before.data(), wide, Real(0),
+                            own, ld);
+            blas::gemm_tile(true, false, wide, wide, j, Real(1), u + j, ld, u + j, ld, Real(1), own, ld);
+        }
+    });
+}
+
 }  // namespace
 
 template <class Real>
@@ -164,6 +191,17 @@ std::int64_t inverse_factor(std::int64_t n, Real* h, std::int64_t ldh) {
     return -1;
 }
 
+template <class Real>
+std::int64_t inverse(std::int64_t n, Real* h, std::int64_t ldh) {
+    const std::int64_t failed = inverse_factor(n, h, ldh);
+    if (failed >= 0 || n <= 0) return failed;
+    square_upper(n, h, ldh);
+    symmetrise(n, h, ldh);
+    return -1;
+}
+
+template std::int64_t inverse(std::int64_t, float*, std::int64_t);
+template std::int64_t inverse(std::int64_t, double*, std::int64_t);
 template std::int64_t cholesky(std::int64_t, float*, std::int64_t);
 template std::int64_t cholesky(std::int64_t, double*, std::int64_t);
 template std::int64_t inverse_factor(std::int64_t, float*, std::int64_t);

@@ -35,6 +35,10 @@ std::int64_t cholesky(std::int64_t n, Real* a, std::int64_t lda);
 template <class Real>
 std::int64_t inverse_factor(std::int64_t n, Real* h, std::int64_t ldh);
 
+/// In place, from the upper triangle of h: h → h⁻¹, both triangles, n³. Returns as `inverse_factor`.
+template <class Real>
+std::int64_t inverse(std::int64_t n, Real* h, std::int64_t ldh);
+
 /// op(t) x = b in place of b; t [n, n] triangular, b [n, m].
 template <class Real>
 void solve_triangular(bool upper, bool transpose, std::int64_t n, std::int64_t m, const Real* t, std::int64_t ldt, Real* b,

@@ -117,6 +117,16 @@ kerf_code inverse_factor(kerf_job*, DLTensor* th, std::int64_t* pivot, kerf_erro
     });
 }
 
+kerf_code inverse(kerf_job*, DLTensor* th, std::int64_t* pivot, kerf_error* error) {
+    return host_call(error, [&] {
+        const Operand h = square(th, "h");
+        typed(h.wide, [&](auto real) {
+            using Real = decltype(real);
+            report_pivot(linalg::inverse<Real>(h.rows, h.as<Real>(), h.stride), pivot, h.rows);
+        });
+    });
+}
+
 kerf_code solve_triangular(kerf_job*, std::int32_t upper, std::int32_t transpose, const DLTensor* tt, DLTensor* tb,
                            kerf_error* error) {
     return host_call(error, [&] {
@@ -149,7 +159,7 @@ kerf_code symmetric_eigen(kerf_job*, DLTensor* ta, DLTensor* values, kerf_error*
 
 }  // namespace
 
-const kerf_linalg_1 linalg_table{sizeof(kerf_linalg_1), 0, gemm, syrk, cholesky, inverse_factor, solve_triangular,
-                                 symmetric_eigen};
+const kerf_linalg_1 linalg_table{sizeof(kerf_linalg_1), 0,      gemm, syrk, cholesky, inverse_factor, solve_triangular,
+                                 symmetric_eigen,       inverse};
 
 }  // namespace kerf::core

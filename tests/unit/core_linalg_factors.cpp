@@ -110,6 +110,22 @@ TYPED_TEST(Factors, InverseFactorInvertsTheMatrix) {
     }
 }
 
+TYPED_TEST(Factors, InverseTimesTheMatrixIsOne) {
+    for (const std::int64_t n : sizes) {
+        const auto h = this->positive_definite(n, 3);
+        auto a = h;
+        ASSERT_EQ(linalg::inverse(n, a.data(), n), -1);
+        const double tolerance = 8 * static_cast<double>(n + 1) * this->roundoff;  // condition number below 6
+        for (std::int64_t i = 0; i < n; ++i)
+            for (std::int64_t j = 0; j < n; ++j) {
+                ASSERT_EQ(this->at(a, n, i, j), this->at(a, n, j, i));
+                double sum = 0;
+                for (std::int64_t k = 0; k < n; ++k) sum += this->at(a, n, i, k) * this->at(h, n, j, k);
+                ASSERT_NEAR(sum, i == j ? 1.0 : 0.0, tolerance) << n << ": " << i << ' ' << j;
+            }
+    }
+}
+
 TYPED_TEST(Factors, InverseFactorStaysInsideItsRows) {
     const std::int64_t n = 130, ld = 137;
     const auto h = this->positive_definite(n, 4);
@@ -132,7 +148,8 @@ TYPED_TEST(Factors, NameThePivotThatIsNotPositive) {
             for (const TypeParam bad : {TypeParam(-1), TypeParam(0), std::numeric_limits<TypeParam>::quiet_NaN()}) {
                 std::vector<TypeParam> a(static_cast<std::size_t>(n * n));
                 for (std::int64_t i = 0; i < n; ++i) a[static_cast<std::size_t>(i * n + i)] = i == pivot ? bad : 2;
-                auto b = a;
+                auto b = a, c = a;
+                EXPECT_EQ(linalg::inverse(n, c.data(), n), pivot) << n << ' ' << bad;
                 EXPECT_EQ(linalg::cholesky(n, a.data(), n), pivot) << n << ' ' << bad;
                 EXPECT_EQ(linalg::inverse_factor(n, b.data(), n), pivot) << n << ' ' << bad;
             }
@@ -150,19 +167,21 @@ TYPED_TEST(Factors, FindsTheFirstPivotInEliminationOrder) {
 TYPED_TEST(Factors, GiveTheSameBytesOnAnyNumberOfThreads) {
     const std::int64_t n = 700;
     const auto g = this->random(n, n, 6);
-    std::vector<TypeParam> h(g.size()), factor[3], lower[3];
+    std::vector<TypeParam> h(g.size()), factor[3], lower[3], inverse[3];
     const int counts[] = {1, 2, 8};
     for (int run = 0; run < 3; ++run) {
         set_threads(counts[run]);
         linalg::syrk<TypeParam>(n, n, 1, g.data(), n, 0, h.data(), n);
         linalg::symmetrise(n, h.data(), n);
         for (std::int64_t i = 0; i < n; ++i) h[static_cast<std::size_t>(i * n + i)] += 100;
-        factor[run] = lower[run] = h;
+        factor[run] = lower[run] = inverse[run] = h;
+        ASSERT_EQ(linalg::inverse(n, inverse[run].data(), n), -1);
         ASSERT_EQ(linalg::inverse_factor(n, factor[run].data(), n), -1);
         ASSERT_EQ(linalg::cholesky(n, lower[run].data(), n), -1);
     }
     EXPECT_TRUE(factor[0] == factor[1] && factor[0] == factor[2]);
     EXPECT_TRUE(lower[0] == lower[1] && lower[0] == lower[2]);
+    EXPECT_TRUE(inverse[0] == inverse[1] && inverse[0] == inverse[2]);
 }
 
 TYPED_TEST(Factors, SolveTriangularUndoesTheProduct) {

@@ -347,6 +347,8 @@ typedef struct kerf_linalg_1 {
     kerf_code (*solve_triangular)(kerf_job*, int32_t upper, int32_t transpose, const DLTensor* t, DLTensor* b, kerf_error*);
     /* a (symmetric) becomes its eigenvectors as columns, values ascending [n] */
     kerf_code (*symmetric_eigen)(kerf_job*, DLTensor* a, DLTensor* values, kerf_error*);
+    /* band 1.1: h (symmetric positive definite) becomes h^-1, both triangles, n^3 */
+    kerf_code (*inverse)(kerf_job*, DLTensor* h, int64_t* pivot, kerf_error*);
 } kerf_linalg_1;
 
 /* "kerf.structure/1": axes in the hands of prune_axis() and prune_model(). [job thread] */

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <span>
 #include <type_traits>
@@ -22,7 +23,9 @@ class Linalg {
 
 public:
     Linalg(const kerf_host* host, kerf_job* job)
-        : table_(detail::service<kerf_linalg_1>(host, "kerf.linalg/1")), host_(host), job_(job) {}
+        : table_(detail::service<kerf_linalg_1>(host, "kerf.linalg/1", offsetof(kerf_linalg_1, inverse))),
+          host_(host),
+          job_(job) {}
 
     /// c = alpha · op(a) op(b) + beta · c
     template <class Real>
@@ -49,6 +52,13 @@ public:
     template <class Real>
     void inverse_factor(MatrixView<Real> h) const {
         factorise(table_->inverse_factor, h);
+    }
+    /// h (symmetric) becomes h⁻¹. Throws NotPositiveDefinite.
+    template <class Real>
+    void inverse(MatrixView<Real> h) const {
+        if (!KERF_HAS(kerf_linalg_1, table_, inverse))
+            throw Error(Code::version, "this kerf inverts no matrix; update kerf");
+        factorise(table_->inverse, h);
     }
     /// U of a damped Gram with rows and columns taken in `order`, in memory of its own. Prefer Job::factor, which
     /// shares it.

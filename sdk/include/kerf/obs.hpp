@@ -70,10 +70,10 @@ inline Inverse invert(const Gram& gram, double damp, const Job& job, std::string
         System system = detail::damped_system(gram, share, job);
         system.attempts = attempt;
         const std::int64_t n = system.h.rows();
-        auto factor = job.matrix<double>({n, n});
-        detail::copy(system.h, factor, job);
+        auto a = job.matrix<double>({n, n});
+        detail::copy(system.h, a, job);
         try {
-            job.linalg().inverse_factor(factor.view());
+            job.linalg().inverse(a.view());
         } catch (const NotPositiveDefinite& failure) {
             if (strict)
                 throw Error(Code::numeric, "Gram matrix not positive definite at pivot ", failure.pivot, " of ", n,
@@ -87,8 +87,6 @@ inline Inverse invert(const Gram& gram, double damp, const Job& job, std::string
             share = std::max(share, first_damp / std::sqrt(10.0)) * std::sqrt(10.0);
             continue;
         }
-        auto a = job.matrix<double>({n, n});
-        job.linalg().syrk(1, factor, 0, a.view());
         if (attempt > 1) {
             std::ostringstream text;
             text << name << ": the Gram matrix was not positive definite with damp = " << damp << "; damp = " << share
