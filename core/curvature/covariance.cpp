@@ -19,15 +19,22 @@ CovarianceSum::CovarianceSum(std::string name, std::int64_t features, Signal sig
       chunk_(std::size_t(chunk_tokens * features)) {}
 
 void CovarianceSum::add(const float* x, std::int64_t tokens) {
-    for (std::int64_t first = 0; first < tokens; first += chunk_tokens) {
-        const std::int64_t here = std::min(chunk_tokens, tokens - first);
+    for (std::int64_t first = 0; first < tokens;) {
+        const std::int64_t here = std::min(chunk_tokens - waiting_, tokens - first);
         parallel_for(here, 32, [&](std::int64_t lo, std::int64_t hi) {
             for (std::int64_t t = lo; t < hi; ++t)
-                widen(x + (first + t) * features_, first + t, chunk_.data() + t * features_);
+                widen(x + (first + t) * features_, first + t, chunk_.data() + (waiting_ + t) * features_);
         });
-        linalg::syrk<double>(features_, here, 1.0, chunk_.data(), features_, 1.0, sum_.data(), features_);
+        first += here;
+        waiting_ += here;
+        if (waiting_ == chunk_tokens) fold();
     }
     tokens_ += tokens;
+}
+
+void CovarianceSum::fold() {
+    linalg::syrk<double>(features_, waiting_, 1.0, chunk_.data(), features_, 1.0, sum_.data(), features_);
+    waiting_ = 0;
 }
 
 /// One token of those that add() has been given, as it goes into the sum.
@@ -47,6 +54,7 @@ void CovarianceSum::widen(const float* from, std::int64_t token, double* to) con
 }
 
 std::vector<double> CovarianceSum::finish() {
+    fold();
     linalg::symmetrise(features_, sum_.data(), features_);
     return std::exchange(sum_, {});
 }

@@ -7,12 +7,22 @@
 
 #include "core/linalg/linalg.hpp"
 #include "core/support/error.hpp"
+#include "core/support/parallel.hpp"
 
 namespace kerf::core {
 namespace {
 
 constexpr int raises = 8;
 constexpr double first_damp = 1e-4;
+
+/// Tokens that one thread takes at a time.
+constexpr std::int64_t tokens_at_once = 32;
+
+double squares(const double* x, std::int64_t count) {
+    double sum = 0;
+    for (std::int64_t i = 0; i < count; ++i) sum += x[i] * x[i];
+    return sum;
+}
 
 double dot(const std::vector<double>& a, const std::vector<double>& b) {
     double sum = 0;
@@ -44,20 +54,25 @@ void StreamFit::add(const float* x, std::int64_t tokens) {
     };
     for (std::int64_t first = 0; first < tokens; first += chunk_tokens) {
         const std::int64_t here = std::min(chunk_tokens, tokens - first);
-        std::copy(x + first * features_, x + (first + here) * features_, chunk_.begin());
+        parallel_for(here, tokens_at_once, [&](std::int64_t lo, std::int64_t hi) {
+            std::copy(x + (first + lo) * features_, x + (first + hi) * features_, chunk_.begin() + lo * features_);
+        });
         linalg::gemm<double>(false, false, here, size_, features_, 1.0, chunk_.data(), features_, q_.data(), size_, 0.0,
                              kept_.data(), size_);
         std::vector<double> crossed(std::size_t(here), 0.0), own(crossed), unit(std::size_t(here), 1.0);
+        parallel_for(here, tokens_at_once, [&](std::int64_t lo, std::int64_t hi) {
+            for (std::int64_t t = lo; t < hi; ++t) {
+                squares_[std::size_t(t)] = squares(chunk_.data() + t * features_, features_);
+                own[std::size_t(t)] = inverse_rms(squares(kept_.data() + t * size_, size_));
+            }
+        });
         for (std::int64_t t = 0; t < here; ++t) {
-            double whole = 0, kept = 0;
-            for (std::int64_t c = 0; c < features_; ++c) whole += std::pow(chunk_[std::size_t(t * features_ + c)], 2);
-            for (std::int64_t c = 0; c < size_; ++c) kept += std::pow(kept_[std::size_t(t * size_ + c)], 2);
+            const double whole = squares_[std::size_t(t)];
             if (!std::isfinite(whole))
                 throw Error(Fault::numeric,
                             text("the residual stream at ", name_, " is not finite at calibration token ",
                                  tokens_ + first + t, "; look for NaN or very large weights before it"));
             const double of_whole = inverse_rms(whole);
-            own[std::size_t(t)] = inverse_rms(kept);
             crossed[std::size_t(t)] = std::sqrt(of_whole * own[std::size_t(t)]);
             signal_ += of_whole * of_whole * whole;
         }
@@ -69,9 +84,12 @@ void StreamFit::add(const float* x, std::int64_t tokens) {
 }
 
 void StreamFit::add_scaled(const std::vector<double>& scale, std::int64_t tokens, std::vector<double>& sum) {
-    for (std::int64_t t = 0; t < tokens; ++t)
-        for (std::int64_t c = 0; c < features_; ++c)
-            scaled_[std::size_t(t * features_ + c)] = scale[std::size_t(t)] * chunk_[std::size_t(t * features_ + c)];
+    parallel_for(tokens, tokens_at_once, [&](std::int64_t lo, std::int64_t hi) {
+        for (std::int64_t t = lo; t < hi; ++t)
+            for (std::int64_t c = 0; c < features_; ++c)
+                scaled_[std::size_t(t * features_ + c)] =
+                    scale[std::size_t(t)] * chunk_[std::size_t(t * features_ + c)];
+    });
     linalg::syrk<double>(features_, tokens, 1.0, scaled_.data(), features_, 1.0, sum.data(), features_);
 }
 

@@ -87,6 +87,13 @@ void gemm(bool transpose_a, bool transpose_b, std::int64_t m, std::int64_t n, st
 }
 
 template <class Real>
+void gemm_in_piece(bool transpose_a, bool transpose_b, std::int64_t m, std::int64_t n, std::int64_t k, Real alpha,
+                   const Real* a, std::int64_t lda, const Real* b, std::int64_t ldb, Real beta, Real* c,
+                   std::int64_t ldc) {
+    if (m > 0 && n > 0) blas::gemm_tile(transpose_a, transpose_b, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
+}
+
+template <class Real>
 void syrk(std::int64_t n, std::int64_t k, Real alpha, const Real* a, std::int64_t lda, Real beta, Real* c,
           std::int64_t ldc) {
     const std::int64_t tile = n >= 1024 ? 256 : n >= 256 ? 128 : 64;
@@ -171,6 +178,10 @@ template void gemm(bool, bool, std::int64_t, std::int64_t, std::int64_t, double,
                    const double*, std::int64_t, double, double*, std::int64_t);
 template void syrk(std::int64_t, std::int64_t, float, const float*, std::int64_t, float, float*, std::int64_t);
 template void syrk(std::int64_t, std::int64_t, double, const double*, std::int64_t, double, double*, std::int64_t);
+template void gemm_in_piece(bool, bool, std::int64_t, std::int64_t, std::int64_t, float, const float*, std::int64_t,
+                            const float*, std::int64_t, float, float*, std::int64_t);
+template void gemm_in_piece(bool, bool, std::int64_t, std::int64_t, std::int64_t, double, const double*, std::int64_t,
+                            const double*, std::int64_t, double, double*, std::int64_t);
 template void symmetrise(std::int64_t, float*, std::int64_t);
 template void symmetrise(std::int64_t, double*, std::int64_t);
 template void solve_triangular(bool, bool, std::int64_t, std::int64_t, const float*, std::int64_t, float*,

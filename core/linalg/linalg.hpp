@@ -18,6 +18,11 @@ template <class Real>
 void gemm(bool transpose_a, bool transpose_b, std::int64_t m, std::int64_t n, std::int64_t k, Real alpha, const Real* a,
           std::int64_t lda, const Real* b, std::int64_t ldb, Real beta, Real* c, std::int64_t ldc);
 
+/// The same, uncut and in the calling thread: for the body of a parallel_for, where cutting would only cost.
+template <class Real>
+void gemm_in_piece(bool transpose_a, bool transpose_b, std::int64_t m, std::int64_t n, std::int64_t k, Real alpha, const Real* a,
+                   std::int64_t lda, const Real* b, std::int64_t ldb, Real beta, Real* c, std::int64_t ldc);
+
 /// c[n, n] = alpha · aᵀ a + beta · c on the lower triangle, a [k, n]; sums in Real. What is above the diagonal is not kept;
 /// `symmetrise` makes it good.
 template <class Real>

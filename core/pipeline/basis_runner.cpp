@@ -209,21 +209,29 @@ std::unique_ptr<CovarianceSum> BasisRunner::measure(const std::string& value, st
     return sum;
 }
 
-/// x Q for all tokens, in float64.
+/// x Q for all tokens, in float32 like any other product of the forward pass.
 void BasisRunner::project(const std::string& value, const Basis& basis) {
     const std::int64_t n = basis.features(), k = basis.size();
     const std::string turned = value + " turned";
+    const std::vector<float> q(basis.values().begin(), basis.values().end());
     states_->declare(turned, k);
     parallel_for(units_->count(), 1, [&](std::int64_t unit, std::int64_t) {
         const Value from = states_->get(value, unit);
         std::vector<float> widened;
-        const std::span<const float> floats = from.floats(widened);
-        const std::vector<double> x(floats.begin(), floats.end());
-        std::vector<double> z(std::size_t(from.tokens() * k));
-        linalg::gemm<double>(false, false, from.tokens(), k, n, 1.0, x.data(), n, basis.values().data(), k, 0.0,
-                             z.data(), k);
-        states_->put(turned, unit,
-                     Value::from_floats(std::vector<float>(z.begin(), z.end()), from.tokens(), k, compute_));
+        const float* x = from.floats(widened).data();
+        const std::int64_t tokens = from.tokens();
+        const auto multiply = [&](float* z) {
+            linalg::gemm_in_piece<float>(false, false, tokens, k, n, 1.0f, x, n, q.data(), k, 0.0f, z, k);
+        };
+        if (compute_ == DType::f32) {
+            states_->put(turned, unit, Value::filled(tokens, k, compute_, [&](std::span<std::byte> bytes) {
+                             multiply(reinterpret_cast<float*>(bytes.data()));
+                         }));
+        } else {
+            std::vector<float> z(std::size_t(tokens * k));
+            multiply(z.data());
+            states_->put(turned, unit, Value::from_floats(z, tokens, k, compute_));
+        }
     });
     states_->rename(turned, value);
 }
