@@ -278,7 +278,9 @@ std::string show_plan(const core::Recipe& recipe, const core::Plan& plan) {
                 {"disk", format_bytes(double(plan.disk_bytes))},
                 {"work", short_count(plan.flops) + (plan.flops < 999.5 ? " FLOPs" : "FLOPs")}};
     if (plan.seconds > 0) totals.push_back({"time", "about " + format_seconds(plan.seconds)});
-    return out + aligned_table(totals, "ll");
+    out += aligned_table(totals, "ll");
+    for (const auto& warning : plan.warnings) out += text("warning: ", warning, "\n");
+    return out;
 }
 
 std::string show_run(const json& run) {

@@ -97,10 +97,23 @@ std::vector<ModelEdit> planned_edits(const ModelPlan& plan, const Graph& graph, 
     return out;
 }
 
-ModelStage::Sweeps planned_sweeps(const ModelPlan& plan, const Windows* windows) {
+/// The windows of a sweep have to be there.
+void check_sweeps(const kerf_axis_plan& plan, const Windows& windows, const std::string& where) {
+    if (plan.sweep_first < 0 || plan.sweep_first >= windows.samples ||
+        plan.sweep_windows > windows.samples - plan.sweep_first)
+        bad_input(where, ": gradients over ", plan.sweep_windows > 0 ? text(plan.sweep_windows) : "all",
+                  " windows from number ", plan.sweep_first, " on: calibration has ", windows.samples,
+                  " windows, counted from 0");
+    if (plan.sweep_length > windows.length)
+        bad_input(where, ": gradients over ", plan.sweep_length, " tokens of each window: those of calibration have ",
+                  windows.length);
+}
+
+ModelStage::Sweeps planned_sweeps(const ModelPlan& plan, const Windows* windows, const std::string& where) {
     ModelStage::Sweeps out;
     for (const auto& removal : plan.removals) {
         if (removal.plan.sweeps <= 0 || !windows) continue;
+        check_sweeps(removal.plan, *windows, where);
         out.count = std::max<std::int64_t>(out.count, removal.plan.sweeps);
         out.squares = out.squares || removal.plan.sweep_squares != 0;
         const auto part = [](std::int64_t asked, std::int64_t all) { return asked > 0 ? std::min(asked, all) : all; };
@@ -159,7 +172,7 @@ void plan_model_stage(Stage& stage, const StageSpec& spec, const Model& input,
     ModelStage whole;
     whole.method = std::move(method);
     whole.largest_tensor = largest_tensor(graph);
-    whole.sweeps = planned_sweeps(plan, stage.windows.get());
+    whole.sweeps = planned_sweeps(plan, stage.windows.get(), text(spec.location, ": ", spec.method));
     for (const auto& removal : plan.removals) {
         whole.exact = whole.exact && removal.plan.exact != 0;
         whole.scratch_bytes = std::max(whole.scratch_bytes, removal.plan.scratch_bytes);
@@ -167,7 +180,9 @@ void plan_model_stage(Stage& stage, const StageSpec& spec, const Model& input,
     }
     stage.all_axes = std::make_shared<const std::vector<Axis>>(plan.axes);
     stage.whole = std::make_shared<const ModelStage>(std::move(whole));
-    settle(stage, input, planned_edits(plan, graph, spec.method));
+    const auto edits = planned_edits(plan, graph, spec.method);
+    if (edits.empty()) stage.notes.push_back("its options take less than one unit of every axis, so that nothing goes");
+    settle(stage, input, edits);
 }
 
 void settle(Stage& stage, const Model& input, const std::vector<ModelEdit>& edits) {

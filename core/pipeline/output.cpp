@@ -28,6 +28,18 @@ std::map<std::string, std::size_t> owners(const Model& model) {
     return out;
 }
 
+/// What most of a checkpoint's floating-point elements are.
+DType main_dtype(const Checkpoint& checkpoint, DType otherwise) {
+    std::map<DType, std::int64_t> elements;
+    for (const auto& name : checkpoint.names()) {
+        const StoredTensor& stored = checkpoint.at(name);
+        if (is_floating(stored.dtype)) elements[stored.dtype] += stored.elements();
+    }
+    const auto most = std::max_element(elements.begin(), elements.end(),
+                                       [](const auto& a, const auto& b) { return a.second < b.second; });
+    return most == elements.end() ? otherwise : most->first;
+}
+
 /// config.json's settings for the whole model; linears that stay dense are listed as GPTQModel's "dynamic" exceptions.
 nlohmann::json gptq_settings(const Model& model, const Stage& stage) {
     const auto& first = stage.targets.front();
@@ -91,7 +103,8 @@ OutputLayout::OutputLayout(const Model& model, const Model& original, const Stag
     for (const auto& name : checkpoint.names()) {
         const StoredTensor& stored = checkpoint.at(name);
         const StoredTensor* before = original.checkpoint().find(name);
-        const DType as_before = before ? before->dtype : stored.dtype;
+        // A tensor that the input had not, a shortcut, is as its model is, not as the stage before kept its weights.
+        const DType as_before = before ? before->dtype : main_dtype(original.checkpoint(), stored.dtype);
         dtypes_[name] = !is_floating(stored.dtype) ? stored.dtype : options_.dtype.value_or(as_before);
         if (const auto target = targets.find(name); target != targets.end()) {
             if (options_.keep_exact) dtypes_[name] = DType::f32;

@@ -320,6 +320,8 @@ Prepared prepare(const Recipe& recipe, const Components& components) {
             resolve_stage(recipe, i, out.models.back(), components, shares ? out.stages.back().windows : nullptr));
         if (shares) check_sharer(recipe.stages[i], out);
         refuse_pruning_of_codes(recipe.stages[i], out);
+        for (const auto& note : out.stages.back().notes)
+            out.plan.warnings.push_back(text("stage ", i, " (", recipe.stages[i].method, "): ", note));
         out.models.back() = out.stages.back().start(out.models.back());
         out.models.push_back(planned_result(out.models.back(), out.stages.back()));
     }
@@ -404,6 +406,7 @@ json plan_json(const Plan& plan) {
     }
     return {{"stages", stages},
             {"exact", plan.exact},
+            {"warnings", plan.warnings},
             {"input_bytes", plan.input_bytes},
             {"output_bytes", plan.output_bytes},
             {"peak_bytes", plan.peak_bytes},

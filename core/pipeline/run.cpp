@@ -197,6 +197,7 @@ json Run::provenance() const {
 void Run::work() {
     report_ = {
         {"kerf", version()}, {"model", prepared_.model.folder().string()}, {"output", recipe_.output.path.string()}};
+    for (const auto& warning : prepared_.plan.warnings) meter_.log(KERF_LOG_WARN, warning);
     report_["before"] = json::object();
     report_["after"] = json::object();
     report_["stages"] = json::array();

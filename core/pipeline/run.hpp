@@ -54,6 +54,7 @@ struct Plan {
     std::uint64_t disk_bytes = 0;     ///< output and temporary files together
     double flops = 0, seconds = 0;    ///< seconds: from a GEMM rate measured for a moment; 0 when not asked
     std::int64_t parameters_before = 0, parameters_after = 0;
+    std::vector<std::string> warnings;  ///< a run has them too
 };
 
 /// Validates the whole recipe and works out what it costs. Reads config.json and headers, no weight. Throws

@@ -10,6 +10,7 @@
 #include "core/pipeline/model_stage.hpp"
 #include "core/plugin_api/axis.hpp"
 #include "core/plugin_api/host_table.hpp"
+#include "core/plugin_api/options.hpp"
 #include "core/support/error.hpp"
 
 namespace kerf::core {
@@ -73,7 +74,13 @@ bool any_match(const std::vector<std::string>& globs, const std::string& name) {
 class TargetPicker {
 public:
     TargetPicker(const Recipe& recipe, std::size_t index, const Components& components)
-        : spec_(recipe.stages[index]), components_(components), method_(find_method(spec_, components)) {}
+        : spec_(recipe.stages[index]),
+          components_(components),
+          method_(find_method(spec_, components)),
+          options_(parse_schema(schema(), method_.id)) {
+        for (const auto& [glob, values] : spec_.overrides)
+            check_override(options_, values, text(spec_.location, ": override \"", glob, "\""));
+    }
 
     const MethodComponent& method() const { return method_; }
 
@@ -85,11 +92,30 @@ public:
         return instance(std::move(options));
     }
     std::shared_ptr<const MethodInstance> instance(json options) {
-        const json full = validate_options({method_.table->options_schema.data, method_.table->options_schema.size},
-                                           options, method_.id, spec_.where);
+        const json full = validate_options(schema(), options, method_.id, spec_.where);
         auto& made = instances_[full.dump()];
         if (!made) made = std::make_shared<MethodInstance>(method_, components_.host, full);
         return made;
+    }
+
+    /// Options that the recipe has and that do nothing.
+    std::vector<std::string> idle() const {
+        json options = spec_.options.is_object() ? spec_.options : json::object();
+        auto out = idle_options(options_, options, validate_options(schema(), options, method_.id, spec_.where));
+        for (const auto& [glob, values] : spec_.overrides) {
+            json own = options;
+            own.update(values);
+            for (const auto& sentence :
+                 idle_options(options_, values, validate_options(schema(), own, method_.id, spec_.where)))
+                out.push_back(text("override \"", glob, "\": ", sentence));
+        }
+        return out;
+    }
+
+    /// Whether include and exclude leave an axis; patterns name it or its block.
+    bool wanted(const Axis& axis, const std::string& block) const {
+        const auto matches = [&](const auto& globs) { return any_match(globs, axis.name) || any_match(globs, block); };
+        return !matches(spec_.exclude) && (spec_.include.empty() || matches(spec_.include));
     }
 
     /// Without include: what blocks hold but routers, which are small and choose between things that are not
@@ -100,22 +126,28 @@ public:
         return in_blocks && linear.role != "router" && linear.role != "shortcut";
     }
 
-    void check_globs(const std::vector<std::string>& linears,
+    /// `fixed`: names of what the method leaves alone anyway, which exclude may name too.
+    void check_globs(const std::vector<std::string>& names, const std::vector<std::string>& fixed = {},
                      const std::string& what = "linear layer (kerf inspect lists their names)") const {
-        const auto matches = [&](const std::string& glob) {
-            return std::any_of(linears.begin(), linears.end(),
-                               [&](const auto& name) { return glob_match(glob, name); });
+        const auto matches = [](const std::vector<std::string>& among, const std::string& glob) {
+            return std::any_of(among.begin(), among.end(), [&](const auto& name) { return glob_match(glob, name); });
         };
         for (const auto& glob : spec_.include)
-            if (!matches(glob)) bad_input(spec_.location, ": include \"", glob, "\" matches no ", what);
+            if (!matches(names, glob)) bad_input(spec_.location, ": include \"", glob, "\" matches no ", what);
+        for (const auto& glob : spec_.exclude)
+            if (!matches(names, glob) && !matches(fixed, glob))
+                bad_input(spec_.location, ": exclude \"", glob, "\" matches no ", what);
         for (const auto& [glob, values] : spec_.overrides)
-            if (!matches(glob)) bad_input(spec_.location, ": override \"", glob, "\" matches no ", what);
+            if (!matches(names, glob)) bad_input(spec_.location, ": override \"", glob, "\" matches no ", what);
     }
 
 private:
+    std::string_view schema() const { return {method_.table->options_schema.data, method_.table->options_schema.size}; }
+
     const StageSpec& spec_;
     const Components& components_;
     const MethodComponent& method_;
+    std::vector<OptionSpec> options_;
     std::map<std::string, std::shared_ptr<MethodInstance>> instances_;
 };
 
@@ -134,7 +166,7 @@ void check_target(const StageSpec& spec, const Graph& graph, const Op& op, const
 
 MethodInstance::MethodInstance(const MethodComponent& method, const kerf_host* host, json options)
     : method_(method), options_(std::move(options)) {
-    check_call(text(method.id, ": create"),
+    check_call(method.id,
                [&](kerf_error* error) { return method.table->create(host, as_values(options_), &self_, error); });
 }
 
@@ -331,14 +363,15 @@ void resolve_axes(const StageSpec& spec, TargetPicker& picker, const MethodInsta
     const auto facts = axis_facts(graph, *stage.all_axes, tokens);
     std::vector<std::size_t>& offered = stage.offered;
     std::vector<kerf_axis_shape> shapes;
-    std::vector<std::string> names;
+    std::vector<std::string> names, fixed;
     for (std::size_t i = 0; i < facts.size(); ++i) {
         const Axis& axis = (*stage.all_axes)[i];
-        if (axis.block < 0 || facts[i].in_features == 0 || !axis.fixed.empty()) continue;
-        names.push_back(axis.name);
-        names.push_back(graph.blocks[std::size_t(axis.block)].name);
-        if (any_match(spec.exclude, axis.name) || (!spec.include.empty() && !any_match(spec.include, axis.name)))
-            continue;
+        const bool offers = axis.block >= 0 && facts[i].in_features > 0 && axis.fixed.empty();
+        (offers ? names : fixed).push_back(axis.name);
+        if (!offers) continue;
+        const std::string& block = graph.blocks[std::size_t(axis.block)].name;
+        names.push_back(block);
+        if (!picker.wanted(axis, block)) continue;
         offered.push_back(i);
         shapes.push_back(axis_shape(axis, facts[i], -1));
     }
@@ -369,9 +402,14 @@ void resolve_axes(const StageSpec& spec, TargetPicker& picker, const MethodInsta
                               plan.survey_flops,
                               0});
     }
-    picker.check_globs(names, "axis (kerf inspect --axes lists their names) or block");
+    picker.check_globs(names, fixed,
+                       "axis or block; heads and channels are pruned by axes, not by linears (kerf inspect --axes "
+                       "lists their names)");
     if (stage.axes.empty()) bad_input(spec.location, ": ", spec.method, " finds no axis of this model to prune");
     check_survey(spec, base, shapes, stage);
+    if (std::all_of(stage.axes.begin(), stage.axes.end(),
+                    [](const AxisTarget& target) { return target.remove == 0 && !target.surveyed; }))
+        stage.notes.push_back("its options take less than one unit of every axis, so that nothing goes");
 }
 
 /// Adds the dense stream where options of the stage or of an override ask for it.
@@ -384,6 +422,9 @@ void resolve_dense_stream(const StageSpec& spec, const Graph& graph, Stage& stag
                       " lies in a routed expert; pruned and dense model route tokens differently, so that the inputs "
                       "of an expert cannot be compared with the dense model's");
     }
+    if (stage.refit && stage.dense_stream)
+        bad_input(spec.location, ": refit = true fits weights anew to what they give in the current model, and ",
+                  spec.method, " is to fit them to the dense model; leave one of them out");
 }
 
 /// `known`: the windows when they are at hand already.
@@ -413,7 +454,18 @@ void resolve_bases(Stage& stage, const StageSpec& spec, const Recipe& recipe, co
         if (model.checkpoint().storage(model.stored_name(tensor.name)).starts_with("GPTQ"))
             bad_input(spec.location, ": ", tensor.name, " is packed; ", spec.method,
                       " multiplies weights by a basis, which has to come before they are quantised");
-    static_cast<void>(fuse_norms(model.graph()));  // a model that cannot be turned is refused before any text is read
+    for (const auto& block : model.graph().blocks)
+        for (const auto& op : block.ops)
+            if (op.role == "shortcut")
+                bad_input(spec.location, ": the residual stream of ", block.name, " is sliced already (", op.name,
+                          "); slice the model as it was, once, with a larger sparsity");
+    try {  // a model that cannot be turned is refused before any text is read
+        static_cast<void>(fuse_norms(model.graph()));
+    } catch (const Error& error) {
+        throw Error(error.fault(), text(spec.location, ": ", spec.method,
+                                        " cannot turn the residual stream of this model: ", error.what(),
+                                        "; slimgpt and llm_pruner can make it smaller"));
+    }
     stage.windows = windows_of(spec, recipe, model, std::move(windows));
     const std::int64_t tokens = stage.windows->samples * stage.windows->length;
     stage.bases = std::make_shared<const BasisStage>(BasisStage::plan(
@@ -422,8 +474,10 @@ void resolve_bases(Stage& stage, const StageSpec& spec, const Recipe& recipe, co
 
 }  // namespace
 
-Stage resolve_stage(const Recipe& recipe, std::size_t index, const Model& model, const Components& components,
-                    std::shared_ptr<const Windows> windows) {
+namespace {
+
+Stage resolve(const Recipe& recipe, std::size_t index, const Model& model, const Components& components,
+              std::shared_ptr<const Windows> windows) {
     const StageSpec& spec = recipe.stages[index];
     TargetPicker picker(recipe, index, components);
     Stage stage;
@@ -441,6 +495,7 @@ Stage resolve_stage(const Recipe& recipe, std::size_t index, const Model& model,
     stage.zeroed = spec.zeroed;
     const auto instance = picker.instance(spec.options.is_object() ? spec.options : json::object());
     stage.options = instance->options();
+    stage.notes = picker.idle();
     stage.own = instance;
     stage.calibrated = stage.refit || instance->moments() != 0;
     if (instance->needs() & KERF_NEEDS_OWN_KEYS)
@@ -488,6 +543,20 @@ Stage resolve_stage(const Recipe& recipe, std::size_t index, const Model& model,
     if (stage.targets.empty())
         bad_input(spec.location, ": include and exclude leave no linear layer for ", spec.method);
     return stage;
+}
+
+}  // namespace
+
+Stage resolve_stage(const Recipe& recipe, std::size_t index, const Model& model, const Components& components,
+                    std::shared_ptr<const Windows> windows) {
+    try {
+        return resolve(recipe, index, model, components, std::move(windows));
+    } catch (const Error& error) {
+        // A method knows what is wrong with its options, but not where they stand.
+        const std::string& method = recipe.stages[index].method;
+        if (error.fault() != Fault::input || !std::string_view(error.what()).starts_with(method + ":")) throw;
+        throw Error(Fault::input, text(recipe.stages[index].location, ": ", error.what()));
+    }
 }
 
 }  // namespace kerf::core

@@ -100,6 +100,7 @@ struct Stage {
     bool dense_stream = false;               ///< and what the model was before the stage makes of it
     std::optional<Edit> expanded;  ///< of the stage's input, where query heads get keys and values of their own first
     nlohmann::json options;        ///< of linears and axes without override
+    std::vector<std::string> notes;  ///< what a person should know before the run: options that do nothing
     // Of a stage that removes structures.
     bool structural = false;
     std::shared_ptr<const std::vector<Axis>> all_axes;  ///< of the stage's input

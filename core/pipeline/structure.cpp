@@ -174,9 +174,12 @@ Pruned prune_axis(const Model& model, const Stage& stage, const AxisTarget& targ
         const Op& op = ops[target.consumers[i]];
         PrunedConsumer made{target.consumers[i], {}, {}, job.metrics};
         const auto lost = columns_lost(axis, out.units, op.name, op.columns);
-        if (stage.refit)
+        if (stage.refit) {
             refit(stage, op, *curvature, lost, hand.weights[i], made, log);
-        else if (hand.layers[i]->replacement)
+            if (hand.layers[i]->replacement && !hand.layers[i]->replacement->bias_shift.empty() && log)
+                log(KERF_LOG_WARN, text(op.name, ": refit = true fits the weight anew, and the bias that ",
+                                        target.method->method().id, " fitted is left out"));
+        } else if (hand.layers[i]->replacement)
             take_replacement(model, op, *hand.layers[i]->replacement, made);
         else
             made.weight = hand.weights[i];

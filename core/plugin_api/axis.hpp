@@ -17,9 +17,11 @@ namespace kerf::core {
 /// Of what scope a method is; tables of band 1.0 have no such slot.
 std::int32_t method_scope(const kerf_method& method);
 
-/// What a plugin is told of an axis before any weight is read. `linear_parameters`: of all linears in all blocks.
+/// What a plugin is told of an axis before any weight is read. `linear_parameters`: of all linears in all blocks;
+/// `model_parameters`: of the whole model.
 struct AxisFacts {
     std::int64_t in_features = 0, out_features = 0, unit_parameters = 0, linear_parameters = 0, blocks = 0, tokens = 0;
+    std::int64_t model_parameters = 0;
     std::int64_t biased = 0;  ///< linears that read it and add a bias
     double stream = 0;        ///< in a survey: the squared size of the residual stream that the block gets
 };

@@ -41,6 +41,21 @@ public:
         if (!entry_[key].is_array()) fail(text("has something else than a list as \"", key, "\""));
         return entry_[key].get<std::vector<json>>();
     }
+    std::vector<std::string> texts(const char* key) const {
+        std::vector<std::string> out;
+        for (const auto& value : list(key)) {
+            if (!value.is_string()) fail(text("has something else than texts in \"", key, "\""));
+            out.push_back(value.get<std::string>());
+        }
+        return out;
+    }
+    bool flag(const char* key) const {
+        if (!has(key)) return false;
+        if (!entry_[key].is_boolean()) fail(text("has something else than true or false as \"", key, "\""));
+        return entry_[key].get<bool>();
+    }
+    bool has(const char* key) const { return entry_.contains(key); }
+    EntryReader inner(const char* key) const { return {at(key), text(where_, ": ", key)}; }
     const json& at(const char* key) const {
         if (!entry_.contains(key)) fail(text("has no \"", key, "\""));
         return entry_[key];
@@ -72,9 +87,13 @@ OptionSpec read_entry(const EntryReader& in) {
     out.also = in.list("also");
     if (std::any_of(out.also.begin(), out.also.end(), [](const json& v) { return !v.is_number(); }))
         in.fail("has something else than numbers in \"also\"");
-    for (const auto& choice : in.list("choices")) {
-        if (!choice.is_string()) in.fail("has something else than texts in \"choices\"");
-        out.choices.push_back(choice.get<std::string>());
+    out.choices = in.texts("choices");
+    out.whole_stage = in.flag("whole_stage");
+    if (in.has("goes_with")) {
+        const EntryReader partner = in.inner("goes_with");
+        out.partner = partner.text_at("option");
+        out.partner_values = partner.texts("values");
+        if (out.partner_values.empty()) partner.fail("has no \"values\"");
     }
     out.help = in.text_at("help");
     out.fallback = in.at("default");
@@ -156,6 +175,38 @@ std::string OptionSpec::limits() const {
     return out;
 }
 
+namespace {
+
+/// As a person would write it; JSON has no word for NaN.
+std::string shown(const json& value) {
+    if (value.is_number_float() && !std::isfinite(value.get<double>())) return text(value.get<double>());
+    return value.dump();
+}
+
+}  // namespace
+
+void check_override(const std::vector<OptionSpec>& specs, const json& values, const std::string& where) {
+    for (const auto& spec : specs)
+        if (spec.whole_stage && values.contains(spec.name) && values[spec.name] != spec.fallback)
+            bad_input(where, ": ", spec.name, " = ", shown(values[spec.name]),
+                      " is for a whole stage; put it there (here it can only be ", shown(spec.fallback), ")");
+}
+
+std::vector<std::string> idle_options(const std::vector<OptionSpec>& specs, const json& given, const json& full) {
+    std::vector<std::string> out;
+    for (const auto& spec : specs) {
+        if (spec.partner.empty() || !given.is_object() || !given.contains(spec.name) || !full.contains(spec.partner))
+            continue;
+        if (given[spec.name] == spec.fallback || !full[spec.partner].is_string()) continue;
+        const auto value = full[spec.partner].get<std::string>();
+        if (std::find(spec.partner_values.begin(), spec.partner_values.end(), value) != spec.partner_values.end())
+            continue;
+        out.push_back(text(spec.name, " = ", shown(given[spec.name]), " does nothing with ", spec.partner, " = \"",
+                           value, "\"; it goes with ", joined(spec.partner_values)));
+    }
+    return out;
+}
+
 std::vector<OptionSpec> parse_schema(std::string_view schema, std::string_view method) {
     const json document = json::parse(schema, nullptr, false);
     if (!document.is_array()) bad_input("method ", method, ": its options schema is not a JSON list");
@@ -185,7 +236,7 @@ json validate_options(std::string_view schema, const json& given, std::string_vi
         const auto spec = std::find_if(specs.begin(), specs.end(), [&](const auto& s) { return s.name == name; });
         if (spec == specs.end()) unknown_option(prefix(name), name, specs);
         if (const auto fault = spec->fault(value); !fault.empty())
-            bad_input(prefix(name), name, " = ", value.dump(), ": ", fault);
+            bad_input(prefix(name), name, " = ", shown(value), ": ", fault);
         out[name] = value;
     }
     return out;

@@ -157,6 +157,7 @@ std::vector<AxisFacts> axis_facts(const Graph& graph, const std::vector<Axis>& a
     AxisFacts common;
     common.blocks = std::int64_t(graph.blocks.size());
     common.tokens = tokens;
+    common.model_parameters = parameter_count(expected_tensors(graph));
     for (const auto& block : graph.blocks)
         for (const auto& op : block.ops)
             if (op.kind == OpKind::linear)
@@ -187,6 +188,7 @@ kerf_axis_shape axis_shape(const Axis& axis, const AxisFacts& facts, std::int64_
     out.out_features = facts.out_features;
     out.unit_parameters = facts.unit_parameters;
     out.linear_parameters = facts.linear_parameters;
+    out.model_parameters = facts.model_parameters;
     out.tokens = facts.tokens;
     out.planned = planned;
     out.biased = facts.biased;

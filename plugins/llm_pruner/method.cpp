@@ -36,11 +36,16 @@ void check_windows(const Options& options, std::int64_t blocks) {
     check("block_mlp_layer", options.block_mlp_layer_start, options.block_mlp_layer_end);
 }
 
-void fit_window(const char* what, std::int64_t& end, std::int64_t blocks, Job& job) {
-    if (end <= blocks) return;
-    job.log(Level::warn,
-            message(what, "_end = ", end, ": the model has ", blocks, " layers, so the window ends there"));
-    end = blocks;
+void fit_window(const char* what, std::int64_t& end, std::int64_t usual, std::int64_t blocks, Job& job) {
+    if (end > blocks && end != usual)  // the default is for models of 32 layers, and nobody asked for it
+        job.log(Level::warn,
+                message(what, "_end = ", end, ": the model has ", blocks, " layers, so the window ends there"));
+    end = std::min(end, blocks);
+}
+
+[[noreturn]] void too_little(const Options& options) {
+    bad_value("target_param_ratio = ", options.target_param_ratio,
+              ": what the layer windows hold is less than that; widen them or ask for less");
 }
 
 /// Importances of all targets of a model as it is.
@@ -196,9 +201,7 @@ private:
         const auto still = static_cast<std::int64_t>(std::ceil(wanted)) - (before_ - model_.parameters());
         if (still <= 0) return 0;
         const double sparsity = sparsity_for(groups, still, select);
-        if (sparsity >= 1)
-            bad_value("target_param_ratio = ", options_.target_param_ratio,
-                      ": what the layer windows hold is less than that; widen them or ask for less");
+        if (sparsity >= 1) too_little(options_);
         job_.metric("pruning_ratio", sparsity);
         return sparsity;
     }
@@ -251,11 +254,19 @@ PlannedSweeps sweeps_of(const Options& options) {
     const Criterion criterion = criterion_of(options);
     if (!needs_gradients(criterion)) return {};
     return {static_cast<std::int32_t>(options.iterative_steps), needs_squares(criterion), options.num_examples,
-            options.seq_len};
+            options.seq_len, options.first_example};
 }
 
-/// Units of each group that are left when all steps take their local shares. What an axis tells of the whole model are
-/// the linears of its blocks: of them alone a share of all parameters can be planned.
+/// A multiple that no group reaches would leave the model as it is.
+void check_round_to(const Options& options, std::span<const Group> groups) {
+    std::int64_t most = 0;
+    for (const auto& group : groups) most = std::max(most, group.initial / group.balanced * group.channels);
+    if (options.round_to > most)
+        bad_value("round_to = ", options.round_to, ": the largest group has ", most,
+                  " channels, so that none could go");
+}
+
+/// Units of each group that are left when all steps take their local shares.
 std::vector<std::int64_t> planned_sizes(const Options& options, std::vector<Group> groups, std::int64_t parameters) {
     Rules rules = rules_of(options);
     rules.at_most = options.target_param_ratio > 0;
@@ -265,8 +276,9 @@ std::vector<std::int64_t> planned_sizes(const Options& options, std::vector<Grou
         const double done = static_cast<double>(step) / static_cast<double>(options.iterative_steps);
         const auto still =
             static_cast<std::int64_t>(options.target_param_ratio * done * static_cast<double>(parameters)) - gone;
-        const double sparsity = options.target_param_ratio > 0 ? std::min(sparsity_for(groups, still, select), 1 - 1e-9)
-                                                               : done * options.pruning_ratio;
+        const double sparsity =
+            options.target_param_ratio > 0 ? sparsity_for(groups, still, select) : done * options.pruning_ratio;
+        if (sparsity >= 1) too_little(options);
         const Selection chosen = select(sparsity);
         gone += removed_parameters(groups, chosen);
         for (std::size_t g = 0; g < groups.size(); ++g)
@@ -294,19 +306,31 @@ void LlmPruner::options(Schema<Options>& s) {
     s("pruner_type", &Options::pruner_type).one_of({"random", "l1", "l2", "taylor"}).help("what a unit is worth");
     s("taylor", &Options::taylor)
         .one_of({"vectorize", "param_first", "param_second", "param_mix"})
+        .goes_with("pruner_type", {"taylor"})
         .help("|sum of W G|, sum of |W G|, sum of |W A W|, or |W G - W A W / 2|; A: mean squared gradient");
     s("grouping_strategy", &Options::grouping_strategy)
         .one_of({"sum", "mean", "max", "prod", "first", "second", "last"})
         .help("taylor: how the weights of a group make one importance");
-    s("layer", &Options::layer).at_least(1).help("layer_wise: layers that stay, from the first");
+    s("layer", &Options::layer)
+        .at_least(1)
+        .goes_with("mode", {"layer_wise"})
+        .help("layer_wise: layers that stay, from the first");
     s("block_attention_layer_start", &Options::block_attention_layer_start)
         .at_least(0)
+        .goes_with("mode", {"block_wise"})
         .help("block_wise: first layer whose attention is pruned");
-    s("block_attention_layer_end", &Options::block_attention_layer_end).at_least(0).help("one past the last one");
+    s("block_attention_layer_end", &Options::block_attention_layer_end)
+        .at_least(0)
+        .goes_with("mode", {"block_wise"})
+        .help("one past the last one");
     s("block_mlp_layer_start", &Options::block_mlp_layer_start)
         .at_least(0)
+        .goes_with("mode", {"block_wise"})
         .help("block_wise: first layer whose MLP is pruned");
-    s("block_mlp_layer_end", &Options::block_mlp_layer_end).at_least(0).help("one past the last one");
+    s("block_mlp_layer_end", &Options::block_mlp_layer_end)
+        .at_least(0)
+        .goes_with("mode", {"block_wise"})
+        .help("one past the last one");
     s("iterative_steps", &Options::iterative_steps)
         .within(1, 1000)
         .help("prune in so many equal steps, with new importances before each");
@@ -321,10 +345,20 @@ void LlmPruner::options(Schema<Options>& s) {
         .one_of({"kv_group", "query_balanced"})
         .help("with grouped queries: whole KV heads, or equally many queries of each; MQA always the latter");
     s("round_to", &Options::round_to).at_least(1).help("channels go in multiples of this");
-    s("first_example", &Options::first_example).at_least(0).help("taylor: first calibration window that is used");
-    s("num_examples", &Options::num_examples).at_least(0).help("taylor: how many are used; 0: all");
-    s("seq_len", &Options::seq_len).at_least(2).also(0).help("taylor: tokens of each that are used; 0: all");
-    s("seed", &Options::seed).at_least(0).help("of pruner_type = \"random\"");
+    s("first_example", &Options::first_example)
+        .at_least(0)
+        .goes_with("pruner_type", {"taylor"})
+        .help("taylor: first calibration window that is used");
+    s("num_examples", &Options::num_examples)
+        .at_least(0)
+        .goes_with("pruner_type", {"taylor"})
+        .help("taylor: how many are used; 0: all");
+    s("seq_len", &Options::seq_len)
+        .at_least(2)
+        .also(0)
+        .goes_with("pruner_type", {"taylor"})
+        .help("taylor: tokens of each that are used; 0: all");
+    s("seed", &Options::seed).at_least(0).goes_with("pruner_type", {"random"}).help("of pruner_type = \"random\"");
     s("compatibility", &Options::compatibility)
         .help(
             "score as the reference does: misaligned grouped queries, no embedding in magnitudes, emptied groups kept");
@@ -357,7 +391,8 @@ void LlmPruner::plan_all(std::span<const AxisShape> axes, std::span<AxisPlan> pl
         groups.push_back(sizes_of(axes[i], channels));
     }
     if (groups.empty()) return;
-    const auto left = planned_sizes(opt, groups, axes[0].linear_parameters);
+    check_round_to(opt, groups);
+    const auto left = planned_sizes(opt, groups, axes[0].model_parameters);
     for (std::size_t g = 0; g < chosen.size(); ++g) plans[chosen[g]].remove = groups[g].initial - left[g];
 }
 
@@ -370,11 +405,13 @@ void LlmPruner::prune(Structure& structure, Job& job) const {
                                      " layers, and all of them stay"));
         return;
     }
+    const Options usual;
     Options fitted = opt;
     if (opt.mode == "block_wise") {
         check_windows(opt, blocks);
-        fit_window("block_attention_layer", fitted.block_attention_layer_end, blocks, job);
-        fit_window("block_mlp_layer", fitted.block_mlp_layer_end, blocks, job);
+        fit_window("block_attention_layer", fitted.block_attention_layer_end, usual.block_attention_layer_end, blocks,
+                   job);
+        fit_window("block_mlp_layer", fitted.block_mlp_layer_end, usual.block_mlp_layer_end, blocks, job);
     }
     Pruning(fitted, structure, job).run(structure);
 }

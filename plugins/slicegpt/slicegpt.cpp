@@ -77,6 +77,7 @@ public:
         s("sparsity", &Options::sparsity)
             .at_least(0)
             .below(1)
+            .goes_with("scheduler", {"constant", "budget"})
             .help("constant: share of the features that go; budget: share of all parameters");
         s("scheduler", &Options::scheduler)
             .one_of({"constant", "linear", "energy", "budget"})
@@ -84,11 +85,28 @@ public:
         s("attention_start", &Options::attention_start)
             .at_least(0)
             .below(1)
+            .goes_with("scheduler", {"linear"})
             .help("linear: behind attention, first block");
-        s("attention_end", &Options::attention_end).at_least(0).below(1).help("linear: behind attention, last block");
-        s("mlp_start", &Options::mlp_start).at_least(0).below(1).help("linear: before and behind blocks, at the first");
-        s("mlp_end", &Options::mlp_end).at_least(0).below(1).help("linear: before and behind blocks, at the last");
-        s("energy", &Options::energy).above(0).at_most(1).help("energy: share of the signal's energy that stays");
+        s("attention_end", &Options::attention_end)
+            .at_least(0)
+            .below(1)
+            .goes_with("scheduler", {"linear"})
+            .help("linear: behind attention, last block");
+        s("mlp_start", &Options::mlp_start)
+            .at_least(0)
+            .below(1)
+            .goes_with("scheduler", {"linear"})
+            .help("linear: before and behind blocks, at the first");
+        s("mlp_end", &Options::mlp_end)
+            .at_least(0)
+            .below(1)
+            .goes_with("scheduler", {"linear"})
+            .help("linear: before and behind blocks, at the last");
+        s("energy", &Options::energy)
+            .above(0)
+            .at_most(1)
+            .goes_with("scheduler", {"energy"})
+            .help("energy: share of the signal's energy that stays");
         s("round_interval", &Options::round_interval).at_least(1).help("sizes are multiples of this");
         s("slice_head", &Options::slice_head).help("slices what the head reads too");
         s("basis", &Options::basis)
@@ -100,7 +118,10 @@ public:
         s("final_orientation", &Options::final_orientation)
             .one_of({"pca", "random"})
             .help("random: the kept axes are mixed, which spreads magnitudes and changes no result");
-        s("seed", &Options::seed).at_least(0).help("of the random orientation");
+        s("seed", &Options::seed)
+            .at_least(0)
+            .goes_with("final_orientation", {"random"})
+            .help("of the random orientation");
         s("damp", &Options::damp).at_least(0).help("share of the mean variance added to the reported eigenvalues");
         s("compatibility", &Options::compatibility)
             .help("as microsoft/TransformerCompression: raw signals, centred embeddings, a last rotation");

@@ -36,26 +36,41 @@ struct Options : kerf::RatioOptions {
 };
 
 inline void describe(kerf::Schema<Options>& s) {
+    const auto slopes = {std::string_view("log_increase"), std::string_view("log_decrease"),
+                         std::string_view("linear_increase"), std::string_view("linear_decrease")};
     kerf::ratio_options(s, true);
     s("schedule", &Options::schedule)
         .one_of({"uniform", "log_increase", "log_decrease", "linear_increase", "linear_decrease", "error"})
         .help(
             "how the share differs from block to block; uniform: sparsity everywhere; error: what goes of each axis "
             "follows from a survey of the errors that it would make, and comes to budget in all");
-    s("min_sparsity", &Options::min_sparsity).at_least(0).below(1).help("smallest share of a schedule");
-    s("max_sparsity", &Options::max_sparsity).at_least(0).below(1).help("largest share of a schedule");
+    s("min_sparsity", &Options::min_sparsity)
+        .at_least(0)
+        .below(1)
+        .goes_with("schedule", slopes)
+        .help("smallest share of a schedule");
+    s("max_sparsity", &Options::max_sparsity)
+        .at_least(0)
+        .below(1)
+        .goes_with("schedule", slopes)
+        .help("largest share of a schedule");
     s("schedule_base", &Options::schedule_base)
         .one_of({"layers", "32"})
+        .goes_with("schedule", {"log_increase", "log_decrease"})
         .help("of the logarithm: the blocks of the window, or 32 whatever their number (the original)");
     s("budget", &Options::budget)
         .at_least(0)
         .below(1)
+        .whole_stage()
         .help("share of the blocks' linear parameters that goes in all; scales the schedule to it; 0: off");
     s("weight", &Options::weight)
         .above(0)
+        .goes_with("schedule", {"error"})
         .help("schedule = error: how much the errors of an axis count; for overrides");
     s("relative_to", &Options::relative_to)
         .one_of({"stream", "output"})
+        .whole_stage()
+        .goes_with("schedule", {"error"})
         .help(
             "schedule = error: errors as shares of the residual stream that they go into, or of the projection's "
             "output");
@@ -74,7 +89,11 @@ inline void describe(kerf::Schema<Options>& s) {
     s("target", &Options::target)
         .one_of({"current", "dense"})
         .help("fit to the outputs of the projection in the model as pruned so far, or in the dense model");
-    s("beta", &Options::beta).at_least(0).at_most(1).help("target = dense: share of the dense model in the target");
+    s("beta", &Options::beta)
+        .at_least(0)
+        .at_most(1)
+        .goes_with("target", {"dense"})
+        .help("target = dense: share of the dense model in the target");
     s("strict", &Options::strict)
         .help("refuse where slimgpt would mend: a Gram matrix that needs more damping, a share that leaves no unit");
     s("compatibility", &Options::compatibility)

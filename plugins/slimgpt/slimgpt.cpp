@@ -42,6 +42,8 @@ public:
     }
 
     void plan_all(std::span<const kerf::AxisShape> axes, std::span<kerf::AxisPlan> plans) const override {
+        for (const auto& axis : axes)
+            if (kerf::takes(opt, axis)) kerf::check_align(opt, axis);
         const slimgpt::Shares shares(opt, axes);
         bool asked = false, possible = false, biased = false;
         for (std::size_t i = 0; i < axes.size(); ++i) {
@@ -57,6 +59,7 @@ public:
             possible = possible || kerf::most_units(axes[i]) > 0;
             biased = biased || axes[i].biased > 0;
         }
+        if (opt.by_error()) fill_to_budget(axes, plans);
         if (asked && !possible)
             kerf::bad_value("nothing can go: every ", opt.modules == "attn" ? "attention" : "axis",
                             " of the model has one unit left, which must stay; use other modules, or a share of 0");
@@ -131,6 +134,30 @@ public:
     }
 
 private:
+    /// How many units of which axis will go is not known, but how many parameters in all: what a share of each axis
+    /// rounds to is made good unit by unit, so that the plan's size is that of the result.
+    void fill_to_budget(std::span<const kerf::AxisShape> axes, std::span<kerf::AxisPlan> plans) const {
+        std::int64_t missing = 0;
+        for (std::size_t i = 0; i < axes.size(); ++i)
+            missing -= std::max<std::int64_t>(0, plans[i].remove) * axes[i].unit_parameters;
+        if (!axes.empty())
+            missing +=
+                static_cast<std::int64_t>(std::nearbyint(opt.budget * static_cast<double>(axes[0].linear_parameters)));
+        for (bool changed = true; changed;) {
+            changed = false;
+            for (std::size_t i = 0; i < axes.size(); ++i) {
+                if (!plans[i].survey.wanted || axes[i].kind != kerf::AxisKind::mlp) continue;
+                const std::int64_t step = std::max<std::int64_t>(1, opt.align), size = step * axes[i].unit_parameters;
+                const std::int64_t way = missing >= size ? step : missing < 0 ? -step : 0;
+                if (way == 0 || plans[i].remove + way < 0 || plans[i].remove + way > kerf::most_units(axes[i]))
+                    continue;
+                plans[i].remove += way;
+                missing -= way * axes[i].unit_parameters;
+                changed = true;
+            }
+        }
+    }
+
     /// Any number of units may go in the end.
     kerf::AxisPlan plan_survey(const kerf::AxisShape& axis, std::int64_t units) const {
         const std::int64_t n = axis.in, most = kerf::most_units(axis) * (axis.size > 0 ? n / axis.size : 0);

@@ -50,10 +50,12 @@ public:
         s("sparsity", &Options::sparsity)
             .at_least(0)
             .below(1)
+            .goes_with("pattern", {"unstructured"})
             .help("share of the weights that go; N:M patterns say it themselves");
         s("pattern", &Options::pattern).help("unstructured, or N:M: of each M columns N stay (2:4, 4:8, ...)");
         s("block_size", &Options::block_size)
             .within(1, 1 << 20)
+            .goes_with("pattern", {"unstructured"})
             .help("unstructured: columns whose weights, of all rows, are compared with each other");
         s("damp", &Options::damp).above(0).at_most(1e6).help("share of the mean diagonal of H added to it");
         s("bits", &Options::bits).within(2, 8).also(0).help("round what remains in the same pass; 0: do not");

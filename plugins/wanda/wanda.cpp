@@ -82,10 +82,12 @@ public:
         s("sparsity", &Options::sparsity)
             .at_least(0)
             .below(1)
+            .goes_with("pattern", {"unstructured"})
             .help("share of the weights that go; N:M patterns say it themselves");
         s("pattern", &Options::pattern).help("unstructured, or N:M: of each M columns N stay (2:4, 4:8, ...)");
         s("scope", &Options::scope)
             .one_of({"row", "layer"})
+            .goes_with("pattern", {"unstructured"})
             .help("unstructured: weights are compared within each output, or in the whole weight");
     }
 

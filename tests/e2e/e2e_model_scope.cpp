@@ -91,6 +91,10 @@ TEST(WholeModel, BadInputIsOneSentenceAndNothingLeft) {
     refused(stage + "mode = \"channel_wise\"\nresult = \"zeroed\"\n", "is for heads and channels inside blocks");
     refused(gptq + llm_pruner(""), "put llm_pruner first");
     refused(llm_pruner("pruner_type = \"taylor\"\nnum_examples = 5\n"), "calibration has 4 windows");
+    refused(llm_pruner("pruner_type = \"taylor\"\nnum_examples = 1\nfirst_example = 4\n"), "calibration has 4 windows");
+    refused(llm_pruner("pruner_type = \"taylor\"\nnum_examples = 1\nseq_len = 999\n"), "gradients over 999 tokens");
+    refused(llm_pruner("target_param_ratio = 0.99\n"), "what the layer windows hold is less than that");
+    refused(llm_pruner("round_to = 5000\n"), "the largest group has 96 channels, so that none could go");
 }
 
 }  // namespace

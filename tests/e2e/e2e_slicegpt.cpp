@@ -99,6 +99,16 @@ TEST(Sliced, TooFewTokensForTheRankAreAWarningWithNumbers) {
         << run.err;
 }
 
+TEST(Sliced, ShortcutsHaveTheInputsDtypeWhateverTheStageBeforeKeeps) {
+    const Tiny tiny{"llama-tiny", {}, 1};
+    const fs::path recipe = tiny.recipe("[[stage]]\nmethod = \"wanda\"\n" + slicegpt);
+    const Outcome planned = kerf({"plan", recipe.string(), "--json"}), run = kerf({"run", recipe.string()});
+    ASSERT_EQ(planned.code, 0) << planned.err;
+    ASSERT_EQ(run.code, 0) << run.err;
+    EXPECT_EQ(json::parse(planned.out)["output_bytes"].get<std::uint64_t>(),
+              fs::file_size(tiny.folder / "out/model.safetensors"));
+}
+
 TEST(Sliced, BadInputIsOneSentenceAndNothingLeft) {
     const Tiny tiny{"llama-tiny", {}, 1};
     const auto refused = [&](const std::string& stage, const std::string& says, const std::string& more = "") {
@@ -123,6 +133,7 @@ TEST(Sliced, BadInputIsOneSentenceAndNothingLeft) {
     refused(stage + "result = \"zeroed\"\n", "result = \"zeroed\" goes with methods that remove structures");
     refused(stage + "include = [\"*\"]\n", "include");
     refused(gptq + slicegpt, "put slicegpt first");
+    refused(slicegpt + slicegpt, "is sliced already");
     refused(stage, "integer codes", "format = \"gptq\"\n");
 }
 

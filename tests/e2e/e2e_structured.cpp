@@ -193,6 +193,41 @@ TEST(Structured, ADenseTargetResumesToTheSameBytes) {
     });
 }
 
+TEST(Structured, IncludeAndExcludeNameAxesOrBlocks) {
+    const Small small;
+    const auto removed = [&](const std::string& more) {
+        const Outcome planned = kerf({"plan", small.recipe(slimgpt + more).string(), "--json"});
+        EXPECT_EQ(planned.code, 0) << planned.err;
+        const json plan = json::parse(planned.out);
+        std::string out;
+        for (const auto& axis : plan["stages"][0]["axes"])
+            if (axis["removed"] > 0) out += axis["name"].get<std::string>() + " ";
+        return out;
+    };
+    EXPECT_EQ(removed("exclude = [\"model.layers.0\", \"*.kv_groups\"]\n"), "model.layers.1.mlp ");
+    EXPECT_EQ(removed("include = [\"model.layers.0\"]\nexclude = [\"*.mlp\"]\n"), "model.layers.0.kv_groups ");
+}
+
+TEST(Structured, WhatDoesNothingIsAWarning) {
+    const Small small;
+    const auto warns = [&](const std::string& stage, const std::string& says) {
+        const Outcome plan = kerf({"plan", small.recipe(stage).string()});
+        EXPECT_EQ(plan.code, 0) << plan.err;
+        EXPECT_NE(plan.out.find("warning: stage 0 (slimgpt): " + says), std::string::npos) << plan.out;
+        fs::remove_all(small.folder / "out");
+        const Outcome run = kerf({"run", small.recipe(stage).string()});
+        EXPECT_EQ(run.code, 0) << run.err;
+        const json report = json::parse(slurp(small.folder / "out/report.json"));
+        EXPECT_EQ(report["warnings"].size(), 1u) << report["warnings"];
+        EXPECT_EQ(report["warnings"][0].get<std::string>().find("stage 0 (slimgpt): " + says), 0u)
+            << report["warnings"];
+    };
+    warns(slimgpt + "beta = 0.5\n", "beta = 0.5 does nothing with target = \"current\"; it goes with dense");
+    warns(slimgpt + "[stage.override.\"*.mlp\"]\nweight = 2\n",
+          "override \"*.mlp\": weight = 2 does nothing with schedule = \"uniform\"; it goes with error");
+    warns("[[stage]]\nmethod = \"slimgpt\"\nsparsity = 0.001\n", "its options take less than one unit of every axis");
+}
+
 TEST(Structured, ASurveySpendsTheBudgetThatThePlanSaysAboutHowToSpend) {
     const Small small;
     const fs::path recipe = small.recipe(by_error);
@@ -208,6 +243,8 @@ TEST(Structured, ASurveySpendsTheBudgetThatThePlanSaysAboutHowToSpend) {
     const int linears = 2 * (2 * 64 * 64 + 2 * 64 * 32 + 3 * 64 * 96);
     const int gone = report["parameters"]["before"].get<int>() - report["parameters"]["after"].get<int>();
     EXPECT_NEAR(gone, 0.4 * linears, 3 * 64);
+    EXPECT_NEAR(plan["parameters"]["before"].get<int>() - plan["parameters"]["after"].get<int>(), 0.4 * linears,
+                3 * 64);
     for (const auto& axis : report["stages"][0]["axes"]) EXPECT_GE(axis["cost"].get<double>(), 0) << axis;
 }
 
@@ -275,7 +312,12 @@ TEST(Structured, BadInputIsOneSentenceAndNothingLeft) {
     refused(by_error + "compensate = false\n", "goes by the errors that compensation leaves");
     refused(stage + "schedule = \"error\"\nbudget = 0.9999\n", "budget = 0.9999: at most 0.");
     refused(stage + "[stage.override.\"*.mlp\"]\nschedule = \"error\"\nbudget = 0.2\n",
-            "weighs the axes of the whole stage against each other");
+            "budget = 0.2 is for a whole stage");
+    refused(by_error + "[stage.override.\"*.mlp\"]\nrelative_to = \"output\"\n", "is for a whole stage");
+    refused(slimgpt + "exclude = [\"*.down_proj\"]\n", "exclude \"*.down_proj\" matches no axis or block");
+    refused(slimgpt + "include = [\"nothing\"]\n", "include \"nothing\" matches no axis or block");
+    refused(stage + "align = 96\n", "has 96 channels, so that none could go");
+    refused(stage + "refit = true\ntarget = \"dense\"\n", "leave one of them out");
     refused(slimgpt + by_error + "sequential = \"shared\"\n", "needs a pass of its own");
     refused(stage + "swaps = 4\ncompensate = false\n", "which compensate = false forbids");
     refused(stage + "bias_refit = true\n", "none of the projections that read what is pruned has a bias");

@@ -50,7 +50,7 @@ TEST(PluginOptions, EachErrorNamesFileLineOptionValueAndLimit) {
     EXPECT_EQ(refusal({{"damp", 0}}), "stage gptq: damp = 0: must be above 0 and below 1");
     EXPECT_EQ(refusal({{"damp", 1.0}}), "stage gptq: damp = 1.0: must be above 0 and below 1");
     EXPECT_EQ(refusal({{"damp", true}}), "stage gptq: damp = true: must be a number");
-    EXPECT_EQ(refusal({{"damp", std::numeric_limits<double>::quiet_NaN()}}), "stage gptq: damp = null: must be finite");
+    EXPECT_EQ(refusal({{"damp", std::numeric_limits<double>::quiet_NaN()}}), "stage gptq: damp = nan: must be finite");
     EXPECT_EQ(refusal({{"symmetric", 1}}), "stage gptq: symmetric = 1: must be true or false");
     EXPECT_EQ(refusal({{"order", "ascending"}}), "stage gptq: order = \"ascending\": must be one of none, descending");
     EXPECT_EQ(refusal({{"bits", std::uint64_t{1} << 63}}),
@@ -75,6 +75,9 @@ TEST(PluginOptions, SchemasThatMakeNoSenseAreRefused) {
          R"([{"name": "a", "type": "int", "default": 1, "multiple_of": 0, "help": ""}])",
          R"([{"name": "a", "type": "int", "default": 9, "max": 8, "help": ""}])",
          R"([{"name": "a", "type": "flag", "default": true, "help": ""}, {"name": "a", "type": "flag", "default": true, "help": ""}])",
+         R"([{"name": "a", "type": "int", "default": 1, "whole_stage": 1, "help": ""}])",
+         R"([{"name": "a", "type": "int", "default": 1, "goes_with": {"option": "b"}, "help": ""}])",
+         R"([{"name": "a", "type": "int", "default": 1, "goes_with": {"values": ["x"]}, "help": ""}])",
          R"([{"name": "a", "type": "text", "default": "x", "choices": [1], "help": ""}])"})
         EXPECT_THROW(parse_schema(bad, "bad"), Error) << bad;
 }

@@ -176,6 +176,7 @@ typedef struct kerf_axis_shape {
     /* In survey_axis(): how large the residual stream x is that the block gets, as one over the mean of 1 / |x|^2 over the
      * calibration tokens, since norms divide by |x|; else 0. */
     double stream;
+    int64_t model_parameters; /* of the whole model, each stored tensor once */
 } kerf_axis_shape;
 typedef struct kerf_axis_plan {
     uint32_t struct_size;
@@ -194,6 +195,7 @@ typedef struct kerf_axis_plan {
     int32_t survey, reserved;
     uint64_t survey_bytes; /* largest sum of live alloc() buffers in survey_axis() */
     double survey_flops;
+    int64_t sweep_first; /* the first window of the sweeps */
 } kerf_axis_plan;
 
 /* What a survey says of one axis: removing units[i] of its units costs costs[i], by the method's own measure. units

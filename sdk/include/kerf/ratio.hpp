@@ -95,11 +95,18 @@ inline std::int64_t units_of_share(const AxisShape& axis, double share, std::int
     return count;
 }
 
+/// Refuses an `align` that no number of the axis's channels but all of them is a multiple of.
+inline void check_align(const RatioOptions& o, const AxisShape& axis) {
+    if (axis.kind == AxisKind::mlp && axis.fixed.empty() && o.align > 1 && o.align >= axis.size)
+        bad_value("align = ", o.align, ": ", axis.name, " has ", axis.size, " channels, so that none could go");
+}
+
 inline AxisPlan plan_ratio(const RatioOptions& o, const AxisShape& axis) {
     const auto [first, last] = layer_window(o, axis.blocks);
     AxisPlan plan;
-    if (takes(o, axis))
-        plan.remove = axis.block >= first && axis.block < last ? units_of_share(axis, o.sparsity, o.align) : 0;
+    if (!takes(o, axis)) return plan;
+    check_align(o, axis);
+    plan.remove = axis.block >= first && axis.block < last ? units_of_share(axis, o.sparsity, o.align) : 0;
     return plan;
 }
 

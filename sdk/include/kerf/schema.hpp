@@ -38,6 +38,15 @@ public:
         choices_.assign(choices.begin(), choices.end());
         return *this;
     }
+    /// Has a meaning for a stage alone: an override may not have it, unless with its default.
+    Option& whole_stage() { return (whole_stage_ = true, *this); }
+    /// Has a meaning only where the text option `name` is one of `values`; elsewhere the host warns that it does
+    /// nothing.
+    Option& goes_with(std::string_view name, std::initializer_list<std::string_view> values) {
+        partner_ = name;
+        partner_values_.assign(values.begin(), values.end());
+        return *this;
+    }
     /// One line for `kerf plugins describe`.
     Option& help(std::string_view line) { return (help_ = line, *this); }
 
@@ -66,6 +75,13 @@ private:
             detail::member_list(entry, "also", std::vector<std::int64_t>(also_.begin(), also_.end()));
         if (!also_.empty() && type_ != "int") detail::member_list(entry, "also", also_);
         if (!choices_.empty()) detail::member_list(entry, "choices", choices_);
+        if (whole_stage_) entry += ",\"whole_stage\":true";
+        if (!partner_.empty()) {
+            std::string partner = "{";
+            detail::member(partner, "option", partner_);
+            detail::member_list(partner, "values", partner_values_);
+            entry += ",\"goes_with\":" + partner + "}";
+        }
         detail::member(entry, "help", help_);
         out += entry + "}";
     }
@@ -74,7 +90,9 @@ private:
     std::optional<double> min_, max_, exclusive_min_, exclusive_max_;
     std::optional<std::int64_t> multiple_of_;
     std::vector<double> also_;
-    std::vector<std::string> choices_;
+    std::vector<std::string> choices_, partner_values_;
+    std::string partner_;
+    bool whole_stage_ = false;
 };
 
 /// The options of a method: names, types, defaults (the initialisers of the struct's members) and limits. Member types:

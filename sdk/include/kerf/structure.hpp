@@ -57,6 +57,7 @@ struct AxisShape {
     std::int64_t in = 0, out = 0;         ///< W [out, in] of all linears that read it, one below the other
     std::int64_t unit_parameters = 0;     ///< that go with one unit
     std::int64_t linear_parameters = 0;   ///< of all linears in all blocks
+    std::int64_t model_parameters = 0;    ///< of the whole model, each stored tensor once
     std::int64_t tokens = 0;              ///< of calibration; 0 = none
     std::int64_t planned = -1;            ///< units that plan() said will go; -1 inside plan()
     std::int64_t biased = 0;              ///< how many of the linears that read it add a bias
@@ -77,6 +78,7 @@ struct PlannedSweeps {
     std::int32_t count = 0;
     bool squares = false;
     std::int64_t windows = 0, length = 0;  ///< 0: all, whole
+    std::int64_t first = 0;                ///< the first window
 };
 
 /// Of an AxisMethod that decides how many units go once it has seen all axes.
@@ -218,6 +220,7 @@ public:
         out.planned = raw.planned;
         out.biased = KERF_HOLDS(kerf_axis_shape, &raw, biased) ? raw.biased : 0;
         out.stream = KERF_HOLDS(kerf_axis_shape, &raw, stream) ? raw.stream : 0;
+        out.model_parameters = KERF_HOLDS(kerf_axis_shape, &raw, model_parameters) ? raw.model_parameters : 0;
         return out;
     }
 
@@ -275,6 +278,7 @@ inline void write_plan(const AxisPlan& plan, kerf_axis_plan& out) {
         out.sweep_windows = plan.sweeps.windows;
         out.sweep_length = plan.sweeps.length;
     }
+    if (KERF_HOLDS(kerf_axis_plan, &out, sweep_first)) out.sweep_first = plan.sweeps.first;
     if (KERF_HOLDS(kerf_axis_plan, &out, survey_flops)) {
         out.survey = plan.survey.wanted ? 1 : 0;
         out.survey_bytes = static_cast<std::uint64_t>(plan.survey.scratch_bytes);
