@@ -98,8 +98,8 @@ struct Stage {
     std::shared_ptr<const Windows> windows;  ///< null for a method that needs no calibration
     bool calibrated = false;                 ///< sees calibration data
     bool dense_stream = false;               ///< and what the model was before the stage makes of it
-    std::optional<Edit> expanded;  ///< of the stage's input, where query heads get keys and values of their own first
-    nlohmann::json options;        ///< of linears and axes without override
+    std::optional<Edit> expanded;    ///< of the stage's input, where query heads get keys and values of their own first
+    nlohmann::json options;          ///< of linears and axes without override
     std::vector<std::string> notes;  ///< what a person should know before the run: options that do nothing
     // Of a stage that removes structures.
     bool structural = false;
