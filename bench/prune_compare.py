@@ -35,6 +35,8 @@ STAGES = {
                    "block_mlp_layer_start = {first}", "block_mlp_layer_end = {last}"],
 }
 STAGES["llm-pruner-refit"] = [*STAGES["llm-pruner"], "refit = true"]
+# Stages that a gptq on the same pass ("shared" Gram matrices) can follow.
+SHARED = {"slimgpt", "llm-pruner-refit"}
 REFERENCES = {"slicegpt": "slicegpt", "llm-pruner": "llm_pruner"}
 
 
@@ -64,6 +66,7 @@ def parse_arguments():
     parser.add_argument("--llm-pruner", type=Path, help="checkout of horseee/LLM-Pruner")
     parser.add_argument("--gptq", type=Path, help="checkout of IST-DASLab/gptq")
     parser.add_argument("--stages", default=",".join(STAGES), help="comma-separated; default: %(default)s")
+    parser.add_argument("--compute", default="float32", help="kerf's compute_dtype, one or several with commas; default: %(default)s")
     return parser.parse_args()
 
 
@@ -72,15 +75,16 @@ def pruned_layers(options):
     return 3, json.loads((options.model / "config.json").read_text())["num_hidden_layers"] - 1
 
 
-def write_recipe(options, name, rounded, file):
+def write_recipe(options, name, quantiser, compute, file):
     windows, length = safetensors_header(options.tokens)[options.calibration_tensor]["shape"]
     first, last = pruned_layers(options)
-    lines = ["[model]", f"path = {json.dumps(str(options.model.resolve()))}", "",
+    lines = ["[model]", f"path = {json.dumps(str(options.model.resolve()))}", f'compute_dtype = "{compute}"', "",
              "[calibration]", 'source = "tokens"', f"path = {json.dumps(str(options.tokens.resolve()))}",
              f'tensor = "{options.calibration_tensor}"', f"samples = {windows}", f"length = {length}", "",
              "[[stage]]", *(line.format(first=first, last=last) for line in STAGES[name]), ""]
-    if rounded:
-        lines += ["[[stage]]", 'method = "gptq"', f"bits = {options.bits}", f"group_size = {options.group_size}", ""]
+    if quantiser:
+        lines += ["[[stage]]", 'method = "gptq"', f"bits = {options.bits}", f"group_size = {options.group_size}",
+                  *(['sequential = "shared"'] if quantiser == "gptq-shared" else []), ""]
     lines += ["[evaluation]", "before = false", "", "[output]", f"path = {json.dumps(str(file.with_suffix('.out')))}",
               'format = "hf"', 'dtype = "float32"', ""]
     file.write_text("\n".join(lines))
@@ -91,13 +95,20 @@ def make_contenders(options, work):
     for name in filter(None, options.stages.split(",")):
         if name not in STAGES:
             raise SystemExit(f"unknown stage {name!r}; known: {', '.join(STAGES)}")
-        for rounded in (False, True):
-            key = name + ("-gptq" if rounded else "")
-            recipe = work / f"{key}.toml"
-            write_recipe(options, name, rounded, recipe)
-            made[f"kerf-{key}"] = Contender(
-                f"kerf, {name}" + (", gptq" if rounded else ""),
-                [options.kerf, "run", str(recipe), "--output", "{output}", "--threads", str(options.threads), "--json"], rounded)
+        for quantiser in ("", "gptq", "gptq-shared"):
+            if quantiser == "gptq-shared" and name not in SHARED:
+                continue
+            rounded = quantiser != ""
+            key = "-".join(filter(None, (name, quantiser)))
+            for compute in options.compute.split(","):
+                recipe = work / f"{key}-{compute}.toml"
+                write_recipe(options, name, quantiser, compute, recipe)
+                title = ", ".join(filter(None, ("kerf", name, quantiser.replace("-", " "), compute if compute != "float32" else "")))
+                made[f"kerf-{key}-{compute}"] = Contender(
+                    title, [options.kerf, "run", str(recipe), "--output", "{output}", "--threads", str(options.threads), "--json"],
+                    rounded)
+            if quantiser == "gptq-shared":
+                continue
             checkout = getattr(options, REFERENCES[name]) if name in REFERENCES else None
             if checkout is None or (rounded and options.gptq is None):
                 continue

@@ -472,10 +472,6 @@ void resolve_bases(Stage& stage, const StageSpec& spec, const Recipe& recipe, co
         std::move(instance), model, tokens, spec.refit ? std::optional(spec.refit_damp) : std::nullopt));
 }
 
-}  // namespace
-
-namespace {
-
 Stage resolve(const Recipe& recipe, std::size_t index, const Model& model, const Components& components,
               std::shared_ptr<const Windows> windows) {
     const StageSpec& spec = recipe.stages[index];

@@ -208,11 +208,19 @@ std::string json_rows(const json& value) {
     return element("dl", "class=\"tree\"", out);
 }
 
+/// The first few stand open; what every block says again does not push the figures off the page.
 std::string warnings(const json& run) {
-    std::string out;
+    constexpr std::size_t open = 5;
+    std::vector<std::string> items;
     for (const auto& warning : part(run, "warnings"))
-        if (warning.is_string()) out += element("li", "", escaped(warning.get<std::string>())) + "\n";
-    return out.empty() ? out : element("ul", "class=\"warnings\"", "\n" + out);
+        if (warning.is_string()) items.push_back(element("li", "", escaped(warning.get<std::string>())) + "\n");
+    const auto list = [&](std::size_t first, std::size_t last) {
+        std::string out = "\n";
+        for (std::size_t i = first; i < last; ++i) out += items[i];
+        return element("ul", "class=\"warnings\"", out);
+    };
+    if (items.size() <= open + 1) return items.empty() ? "" : list(0, items.size());
+    return list(0, open) + details(text(items.size() - open, " more"), list(open, items.size()));
 }
 
 /// The machine that the figures of time and memory are of.

@@ -132,6 +132,18 @@ TEST(Report, ShowsWhatWasPrunedAndWhatWasWarnedOf) {
     EXPECT_NE(html.find("p0: 12 of 16"), std::string::npos);
 }
 
+TEST(Report, ManyWarningsDoNotPushTheFiguresAway) {
+    json run = sample_run();
+    for (int i = 0; i < 19; ++i) run["warnings"].push_back("warning number " + std::to_string(i));
+    const std::string html = report_html(run);
+    expect_balanced(html);
+    const auto more = html.find("<summary>14 more</summary>");
+    ASSERT_NE(more, std::string::npos);
+    EXPECT_LT(html.find("warning number 4<"), more);
+    EXPECT_GT(html.find("warning number 5<"), more);
+    EXPECT_NE(html.find("warning number 18<"), std::string::npos);
+}
+
 TEST(Report, IsMadeOfWhateverThereIs) {
     for (const auto& run :
          {json(), json::object(), json("text"), json{{"stages", 3}}, json{{"stages", {1, nullptr, "x"}}},
