@@ -191,7 +191,7 @@ void settle(Stage& stage, const Model& input, const std::vector<ModelEdit>& edit
     for (const auto& edit : edits) whole.result = edited(whole.result, edit);
     const auto& axes = *stage.all_axes;
     const std::int64_t tokens = stage.windows ? stage.windows->samples * stage.windows->length : 0;
-    const auto facts = axis_facts(input.graph(), axes, tokens);
+    const auto facts = axis_facts(input.graph(), axes, tokens, stage.windows ? stage.windows->samples : 0);
     const auto gone = units_gone(axes, edits);
     whole.losses.clear();
     for (std::size_t i = 0; i < axes.size(); ++i)

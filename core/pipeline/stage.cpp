@@ -360,7 +360,7 @@ void resolve_axes(const StageSpec& spec, TargetPicker& picker, const MethodInsta
                   Stage& stage) {
     const std::int64_t tokens = stage.windows ? stage.windows->samples * stage.windows->length : 0;
     stage.all_axes = std::make_shared<const std::vector<Axis>>(find_axes(graph));
-    const auto facts = axis_facts(graph, *stage.all_axes, tokens);
+    const auto facts = axis_facts(graph, *stage.all_axes, tokens, stage.windows ? stage.windows->samples : 0);
     std::vector<std::size_t>& offered = stage.offered;
     std::vector<kerf_axis_shape> shapes;
     std::vector<std::string> names, fixed;

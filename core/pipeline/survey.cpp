@@ -132,7 +132,8 @@ void survey(const RunTools& tools, std::size_t index, Stage& stage, const Model&
     const auto known = curves_of(tools.journal, index);
     std::vector<kerf_axis_shape> shapes;
     std::vector<const AxisCurve*> curves;
-    const auto facts = axis_facts(input.graph(), *stage.all_axes, stage.windows->samples * stage.windows->length);
+    const auto facts = axis_facts(input.graph(), *stage.all_axes, stage.windows->samples * stage.windows->length,
+                                  stage.windows->samples);
     for (const std::size_t i : stage.offered) {
         const Axis& axis = (*stage.all_axes)[i];
         const AxisTarget* target = target_of(stage, axis.name);

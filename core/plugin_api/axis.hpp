@@ -21,11 +21,12 @@ std::int32_t method_scope(const kerf_method& method);
 /// `model_parameters`: of the whole model.
 struct AxisFacts {
     std::int64_t in_features = 0, out_features = 0, unit_parameters = 0, linear_parameters = 0, blocks = 0, tokens = 0;
-    std::int64_t model_parameters = 0;
+    std::int64_t model_parameters = 0, windows = 0;
     std::int64_t biased = 0;  ///< linears that read it and add a bias
     double stream = 0;        ///< in a survey: the squared size of the residual stream that the block gets
 };
-std::vector<AxisFacts> axis_facts(const Graph& graph, const std::vector<Axis>& axes, std::int64_t tokens);
+std::vector<AxisFacts> axis_facts(const Graph& graph, const std::vector<Axis>& axes, std::int64_t tokens,
+                                  std::int64_t windows = 0);
 /// Points into `axis`.
 kerf_axis_shape axis_shape(const Axis& axis, const AxisFacts& facts, std::int64_t planned);
 

@@ -107,24 +107,22 @@ kerf_code cholesky(kerf_job*, DLTensor* ta, std::int64_t* pivot, kerf_error* err
     });
 }
 
-kerf_code inverse_factor(kerf_job*, DLTensor* th, std::int64_t* pivot, kerf_error* error) {
+/// `replace(n, data, stride)` gives the pivot that failed, or -1.
+kerf_code on_symmetric(DLTensor* th, std::int64_t* pivot, kerf_error* error, const auto& replace) {
     return host_call(error, [&] {
         const Operand h = square(th, "h");
-        typed(h.wide, [&](auto real) {
-            using Real = decltype(real);
-            report_pivot(linalg::inverse_factor<Real>(h.rows, h.as<Real>(), h.stride), pivot, h.rows);
-        });
+        typed(h.wide,
+              [&](auto real) { report_pivot(replace(h.rows, h.as<decltype(real)>(), h.stride), pivot, h.rows); });
     });
 }
 
+kerf_code inverse_factor(kerf_job*, DLTensor* th, std::int64_t* pivot, kerf_error* error) {
+    return on_symmetric(th, pivot, error,
+                        [](auto n, auto* h, auto stride) { return linalg::inverse_factor(n, h, stride); });
+}
+
 kerf_code inverse(kerf_job*, DLTensor* th, std::int64_t* pivot, kerf_error* error) {
-    return host_call(error, [&] {
-        const Operand h = square(th, "h");
-        typed(h.wide, [&](auto real) {
-            using Real = decltype(real);
-            report_pivot(linalg::inverse<Real>(h.rows, h.as<Real>(), h.stride), pivot, h.rows);
-        });
-    });
+    return on_symmetric(th, pivot, error, [](auto n, auto* h, auto stride) { return linalg::inverse(n, h, stride); });
 }
 
 kerf_code solve_triangular(kerf_job*, std::int32_t upper, std::int32_t transpose, const DLTensor* tt, DLTensor* tb,

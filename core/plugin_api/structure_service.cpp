@@ -153,10 +153,12 @@ std::int32_t method_scope(const kerf_method& method) {
     return method.struct_size >= needed ? method.scope : std::int32_t(KERF_SCOPE_LINEARS);
 }
 
-std::vector<AxisFacts> axis_facts(const Graph& graph, const std::vector<Axis>& axes, std::int64_t tokens) {
+std::vector<AxisFacts> axis_facts(const Graph& graph, const std::vector<Axis>& axes, std::int64_t tokens,
+                                  std::int64_t windows) {
     AxisFacts common;
     common.blocks = std::int64_t(graph.blocks.size());
     common.tokens = tokens;
+    common.windows = windows;
     common.model_parameters = parameter_count(expected_tensors(graph));
     for (const auto& block : graph.blocks)
         for (const auto& op : block.ops)
@@ -190,6 +192,7 @@ kerf_axis_shape axis_shape(const Axis& axis, const AxisFacts& facts, std::int64_
     out.linear_parameters = facts.linear_parameters;
     out.model_parameters = facts.model_parameters;
     out.tokens = facts.tokens;
+    out.windows = facts.windows;
     out.planned = planned;
     out.biased = facts.biased;
     out.stream = facts.stream;

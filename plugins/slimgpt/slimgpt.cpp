@@ -72,7 +72,7 @@ public:
     void prune(kerf::Axis& axis, kerf::Job& job) const override {
         warn_of_cut_share(axis, job);
         auto consumers = axis.consumers();
-        auto inverse = kerf::obs::invert(job.gram(consumers.front()), opt.damp, job, axis.name(), opt.strict);
+        auto inverse = inverted(axis, consumers.front(), job);
         job.metric("damp", inverse.system.damp);
         job.metric("damp_attempts", inverse.system.attempts);
         const auto before = stacked(consumers, axis.shape(), inverse.system.dead, job);
@@ -99,7 +99,7 @@ public:
         exact.kernel = "exact";
         exact.ffn_group = exact.swaps = 0;
         const auto consumers = axis.consumers();
-        auto inverse = kerf::obs::invert(job.gram(consumers.front()), opt.damp, job, axis.name(), opt.strict);
+        auto inverse = inverted(axis, consumers.front(), job);
         auto w = stacked(consumers, axis.shape(), inverse.system.dead, job);
         const double whole = opt.relative_to == "stream" && axis.shape().stream > 0
                                  ? axis.shape().stream
@@ -225,6 +225,14 @@ private:
                 target(i, j) = (1 - opt.beta) * system.h(i, j) + opt.beta * damped;
             }
         kerf::obs::refit(system, target, kept, w.view(), job);
+    }
+
+    /// The original gives H_jj = 1 to a column that is always zero, in its H of 2 / windows · Σ x xᵀ, before it takes
+    /// the mean that damps. Ours is 1 / tokens · Σ x xᵀ.
+    kerf::obs::Inverse inverted(const kerf::Axis& axis, const kerf::Linear& reader, const kerf::Job& job) const {
+        const auto tokens = static_cast<double>(std::max<std::int64_t>(1, axis.shape().tokens));
+        const double one = opt.compatibility ? static_cast<double>(axis.shape().windows) / (2 * tokens) : 0;
+        return kerf::obs::invert(job.gram(reader), opt.damp, job, axis.name(), opt.strict, one);
     }
 
     static kerf::Matrix<double> stacked(const std::vector<kerf::Linear>& consumers, const kerf::AxisShape& shape,

@@ -57,6 +57,7 @@ StageSpec stage_of(const json& settings) {
         stage.refit_damp = settings["percdamp"];
     } else {
         o["damp"] = settings["percdamp"];
+        o["compatibility"] = true;
         o["kernel"] = kernel.starts_with("exact") ? "exact" : "reference";
         o["compensate"] = !settings.value("no_compensate", false);
         for (const char* key : {"target", "beta", "bias_refit"})

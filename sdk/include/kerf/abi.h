@@ -177,6 +177,7 @@ typedef struct kerf_axis_shape {
      * calibration tokens, since norms divide by |x|; else 0. */
     double stream;
     int64_t model_parameters; /* of the whole model, each stored tensor once */
+    int64_t windows;          /* of calibration: `tokens` come in so many windows, 0 when there is none */
 } kerf_axis_shape;
 typedef struct kerf_axis_plan {
     uint32_t struct_size;

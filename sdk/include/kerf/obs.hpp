@@ -24,7 +24,8 @@ namespace kerf::inline v1::obs {
 using Columns = std::span<const std::int64_t>;
 
 /// H + λI [n, n], λ = damp · mean(diag H); then columns that calibration never excites get H_jj = 1. The 1 has no part
-/// in the mean: H is a mean over tokens, and beside it 1 can be large.
+/// in the mean: H is a mean over tokens, and beside it 1 can be large. Who wants a part for them says what each counts
+/// as.
 struct System {
     Matrix<double> h;
     std::vector<std::uint8_t> dead;
@@ -34,11 +35,12 @@ struct System {
 
 namespace detail {
 
-inline System damped_system(const Gram& gram, double damp, const Job& job) {
+inline System damped_system(const Gram& gram, double damp, double dead_diagonal, const Job& job) {
     const std::int64_t n = gram.size();
     System out{job.matrix<double>({n, n}), std::vector<std::uint8_t>(static_cast<std::size_t>(n)), damp, 0, 1};
     for (std::int64_t j = 0; j < n; ++j) out.dead[static_cast<std::size_t>(j)] = gram.matrix()(j, j) == 0;
-    out.lambda = damp * gram.mean_diagonal();
+    const auto dead = static_cast<double>(std::count(out.dead.begin(), out.dead.end(), 1));
+    out.lambda = damp * (gram.mean_diagonal() + dead * dead_diagonal / static_cast<double>(n));
     job.parallel_for(n, [&](Range rows) {
         for (const auto i : rows)
             for (std::int64_t j = 0; j < n; ++j) out.h(i, j) = static_cast<double>(gram.matrix()(i, j));
@@ -62,12 +64,13 @@ struct Inverse {
     System system;
     Matrix<double> a;
 };
-inline Inverse invert(const Gram& gram, double damp, const Job& job, std::string_view name, bool strict = false) {
+inline Inverse invert(const Gram& gram, double damp, const Job& job, std::string_view name, bool strict = false,
+                      double dead_diagonal = 0) {
     constexpr int raises = 8;
     constexpr double first_damp = 1e-8;
     double share = damp;
     for (int attempt = 1;; ++attempt) {
-        System system = detail::damped_system(gram, share, job);
+        System system = detail::damped_system(gram, share, dead_diagonal, job);
         system.attempts = attempt;
         const std::int64_t n = system.h.rows();
         auto a = job.matrix<double>({n, n});

@@ -53,14 +53,14 @@ struct AxisShape {
     std::int64_t unit = 1;      ///< features of a unit
     std::int64_t balanced = 1;  ///< units come in so many equal runs, which must lose equally many; 1 = no such tie
     std::int64_t keep = 1;      ///< units that have to stay
-    std::int64_t block = -1, blocks = 0;  ///< where it lies (-1: in no one block), and how many blocks there are
-    std::int64_t in = 0, out = 0;         ///< W [out, in] of all linears that read it, one below the other
-    std::int64_t unit_parameters = 0;     ///< that go with one unit
-    std::int64_t linear_parameters = 0;   ///< of all linears in all blocks
-    std::int64_t model_parameters = 0;    ///< of the whole model, each stored tensor once
-    std::int64_t tokens = 0;              ///< of calibration; 0 = none
-    std::int64_t planned = -1;            ///< units that plan() said will go; -1 inside plan()
-    std::int64_t biased = 0;              ///< how many of the linears that read it add a bias
+    std::int64_t block = -1, blocks = 0;   ///< where it lies (-1: in no one block), and how many blocks there are
+    std::int64_t in = 0, out = 0;          ///< W [out, in] of all linears that read it, one below the other
+    std::int64_t unit_parameters = 0;      ///< that go with one unit
+    std::int64_t linear_parameters = 0;    ///< of all linears in all blocks
+    std::int64_t model_parameters = 0;     ///< of the whole model, each stored tensor once
+    std::int64_t tokens = 0, windows = 0;  ///< of calibration; 0 = none
+    std::int64_t planned = -1;             ///< units that plan() said will go; -1 inside plan()
+    std::int64_t biased = 0;               ///< how many of the linears that read it add a bias
     /// In survey(): how large the residual stream x is that the block gets, as one over the mean of 1 / ‖x‖² over the
     /// calibration tokens; else 0.
     double stream = 0;
@@ -220,6 +220,7 @@ public:
         out.planned = raw.planned;
         out.biased = KERF_HOLDS(kerf_axis_shape, &raw, biased) ? raw.biased : 0;
         out.stream = KERF_HOLDS(kerf_axis_shape, &raw, stream) ? raw.stream : 0;
+        out.windows = KERF_HOLDS(kerf_axis_shape, &raw, windows) ? raw.windows : 0;
         out.model_parameters = KERF_HOLDS(kerf_axis_shape, &raw, model_parameters) ? raw.model_parameters : 0;
         return out;
     }
