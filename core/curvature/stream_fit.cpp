@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <span>
 #include <utility>
 
 #include "core/linalg/linalg.hpp"
@@ -18,16 +19,13 @@ constexpr double first_damp = 1e-4;
 /// Tokens that one thread takes at a time.
 constexpr std::int64_t tokens_at_once = 32;
 
-double squares(const double* x, std::int64_t count) {
-    double sum = 0;
-    for (std::int64_t i = 0; i < count; ++i) sum += x[i] * x[i];
-    return sum;
-}
-
-double dot(const std::vector<double>& a, const std::vector<double>& b) {
+double dot(std::span<const double> a, std::span<const double> b) {
     double sum = 0;
     for (std::size_t i = 0; i < a.size(); ++i) sum += a[i] * b[i];
     return sum;
+}
+double squares(std::span<const double> x) {
+    return dot(x, x);
 }
 
 }  // namespace
@@ -62,8 +60,8 @@ void StreamFit::add(const float* x, std::int64_t tokens) {
         std::vector<double> crossed(std::size_t(here), 0.0), own(crossed), unit(std::size_t(here), 1.0);
         parallel_for(here, tokens_at_once, [&](std::int64_t lo, std::int64_t hi) {
             for (std::int64_t t = lo; t < hi; ++t) {
-                squares_[std::size_t(t)] = squares(chunk_.data() + t * features_, features_);
-                own[std::size_t(t)] = inverse_rms(squares(kept_.data() + t * size_, size_));
+                squares_[std::size_t(t)] = squares({chunk_.data() + t * features_, std::size_t(features_)});
+                own[std::size_t(t)] = inverse_rms(squares({kept_.data() + t * size_, std::size_t(size_)}));
             }
         });
         for (std::int64_t t = 0; t < here; ++t) {

@@ -180,8 +180,6 @@ template void syrk(std::int64_t, std::int64_t, float, const float*, std::int64_t
 template void syrk(std::int64_t, std::int64_t, double, const double*, std::int64_t, double, double*, std::int64_t);
 template void gemm_in_piece(bool, bool, std::int64_t, std::int64_t, std::int64_t, float, const float*, std::int64_t,
                             const float*, std::int64_t, float, float*, std::int64_t);
-template void gemm_in_piece(bool, bool, std::int64_t, std::int64_t, std::int64_t, double, const double*, std::int64_t,
-                            const double*, std::int64_t, double, double*, std::int64_t);
 template void symmetrise(std::int64_t, float*, std::int64_t);
 template void symmetrise(std::int64_t, double*, std::int64_t);
 template void solve_triangular(bool, bool, std::int64_t, std::int64_t, const float*, std::int64_t, float*,

@@ -180,9 +180,7 @@ void plan_model_stage(Stage& stage, const StageSpec& spec, const Model& input,
     }
     stage.all_axes = std::make_shared<const std::vector<Axis>>(plan.axes);
     stage.whole = std::make_shared<const ModelStage>(std::move(whole));
-    const auto edits = planned_edits(plan, graph, spec.method);
-    if (edits.empty()) stage.notes.push_back("its options take less than one unit of every axis, so that nothing goes");
-    settle(stage, input, edits);
+    settle(stage, input, planned_edits(plan, graph, spec.method));
 }
 
 void settle(Stage& stage, const Model& input, const std::vector<ModelEdit>& edits) {

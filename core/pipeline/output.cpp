@@ -29,7 +29,7 @@ std::map<std::string, std::size_t> owners(const Model& model) {
 }
 
 /// What most of a checkpoint's floating-point elements are.
-DType main_dtype(const Checkpoint& checkpoint, DType otherwise) {
+std::optional<DType> main_dtype(const Checkpoint& checkpoint) {
     std::map<DType, std::int64_t> elements;
     for (const auto& name : checkpoint.names()) {
         const StoredTensor& stored = checkpoint.at(name);
@@ -37,7 +37,7 @@ DType main_dtype(const Checkpoint& checkpoint, DType otherwise) {
     }
     const auto most = std::max_element(elements.begin(), elements.end(),
                                        [](const auto& a, const auto& b) { return a.second < b.second; });
-    return most == elements.end() ? otherwise : most->first;
+    return most == elements.end() ? std::nullopt : std::optional(most->first);
 }
 
 /// config.json's settings for the whole model; linears that stay dense are listed as GPTQModel's "dynamic" exceptions.
@@ -99,12 +99,13 @@ OutputLayout::OutputLayout(const Model& model, const Model& original, const Stag
         for (const auto& target : stage->targets)
             targets.emplace(model.stored_name(block_ops(model.graph(), target.block)[target.op].weight), &target);
     const auto owner = owners(model);
+    // Of a tensor that the input had not, a shortcut: as its model is, not as the stage before kept its weights.
+    const auto usual = main_dtype(original.checkpoint());
     std::vector<PlannedTensor> planned;
     for (const auto& name : checkpoint.names()) {
         const StoredTensor& stored = checkpoint.at(name);
         const StoredTensor* before = original.checkpoint().find(name);
-        // A tensor that the input had not, a shortcut, is as its model is, not as the stage before kept its weights.
-        const DType as_before = before ? before->dtype : main_dtype(original.checkpoint(), stored.dtype);
+        const DType as_before = before ? before->dtype : usual.value_or(stored.dtype);
         dtypes_[name] = !is_floating(stored.dtype) ? stored.dtype : options_.dtype.value_or(as_before);
         if (const auto target = targets.find(name); target != targets.end()) {
             if (options_.keep_exact) dtypes_[name] = DType::f32;

@@ -272,6 +272,12 @@ void check_sharer(const StageSpec& spec, const Prepared& prepared) {
                   prepared.stages[index - 1].method_id, " before it; leave out sequential = \"shared\"");
 }
 
+/// Whether a pruner that knows its counts leaves every axis, and the model, as it is.
+bool takes_nothing(const Stage& stage, const Model& input, const Model& result) {
+    return stage.structural && !stage.surveys() && input.parameters() == result.parameters() &&
+           std::all_of(stage.axes.begin(), stage.axes.end(), [](const auto& target) { return target.remove == 0; });
+}
+
 }  // namespace
 
 const Stage* sharer_of(const std::vector<Stage>& stages, std::size_t index) {
@@ -320,10 +326,14 @@ Prepared prepare(const Recipe& recipe, const Components& components) {
             resolve_stage(recipe, i, out.models.back(), components, shares ? out.stages.back().windows : nullptr));
         if (shares) check_sharer(recipe.stages[i], out);
         refuse_pruning_of_codes(recipe.stages[i], out);
-        for (const auto& note : out.stages.back().notes)
-            out.plan.warnings.push_back(text("stage ", i, " (", recipe.stages[i].method, "): ", note));
         out.models.back() = out.stages.back().start(out.models.back());
         out.models.push_back(planned_result(out.models.back(), out.stages.back()));
+        const auto warn = [&](const std::string& note) {
+            out.plan.warnings.push_back(text("stage ", i, " (", recipe.stages[i].method, "): ", note));
+        };
+        for (const auto& note : out.stages.back().notes) warn(note);
+        if (takes_nothing(out.stages.back(), out.models[i], out.models.back()))
+            warn("its options take less than one unit of every axis, so that nothing goes");
     }
     if (recipe.output.format == "gptq" && !out.stages.empty() && out.stages.back().bases)
         bad_input(recipe.file.string(), ": output.format = \"gptq\" holds integer codes, but the last stage, ",

@@ -407,9 +407,6 @@ void resolve_axes(const StageSpec& spec, TargetPicker& picker, const MethodInsta
                        "lists their names)");
     if (stage.axes.empty()) bad_input(spec.location, ": ", spec.method, " finds no axis of this model to prune");
     check_survey(spec, base, shapes, stage);
-    if (std::all_of(stage.axes.begin(), stage.axes.end(),
-                    [](const AxisTarget& target) { return target.remove == 0 && !target.surveyed; }))
-        stage.notes.push_back("its options take less than one unit of every axis, so that nothing goes");
 }
 
 /// Adds the dense stream where options of the stage or of an override ask for it.

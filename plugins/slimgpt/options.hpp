@@ -98,8 +98,7 @@ inline void describe(kerf::Schema<Options>& s) {
         .help("refuse where slimgpt would mend: a Gram matrix that needs more damping, a share that leaves no unit");
     s("compatibility", &Options::compatibility)
         .help(
-            "decreasing schedules with minlayer > 0 as the original shifts them, and inputs that are always zero in "
-            "the "
+            "decreasing schedules with minlayer > 0 as the original shifts them, and inputs that are always zero in the "
             "mean that damps");
 }
 

@@ -81,8 +81,7 @@ public:
         const slimgpt::Choice choice(opt, axis, axis.shape().planned, job);
         const auto units = choice.run(w, inverse.a);
         const bool bias = opt.bias_refit && axis.shape().biased == static_cast<std::int64_t>(consumers.size());
-        if (opt.refits()) {
-            kerf::obs::detail::copy(before, w, job);
+        if (opt.refits()) {  // W is as it was
             const auto [removed, kept] = columns_of(axis, units);
             if (choice.keeps_inverse() && !bias && !opt.dense_target() && removed.size() <= kept.size())
                 kerf::obs::remove(removed, inverse.a, w, job);
@@ -165,7 +164,7 @@ private:
         plan.scratch_bytes =
             std::max(plan_units(axis, 0).scratch_bytes, plan_units(axis, kerf::most_units(axis)).scratch_bytes);
         plan.survey.wanted = true;
-        // H, its factor, A, WᵀW; W, its product with H, the copy that is eliminated; the path of the columns.
+        // H, A, WᵀW and room; W, its product with H, the copy that is eliminated; the path of the columns.
         plan.survey.scratch_bytes = 8 * (4 * n * n + 4 * n * axis.out + 2 * most * n + axis.out + n);
         const double width = static_cast<double>(n), rows = static_cast<double>(axis.out),
                      gone = static_cast<double>(most);
@@ -188,7 +187,8 @@ private:
         plan.remove = units;
         const std::int64_t gone = units * (axis.size > 0 ? axis.in / axis.size : 0), n = axis.in;
         const std::int64_t squares = 4 + (opt.swaps > 0 ? 2 : 0) + (opt.dense_target() ? 1 : 0);
-        // H, its factor, A, WᵀW; W, copies of it; what an elimination, an exchange or a refit holds beside them.
+        // H, A, WᵀW, the part of H that a refit solves; W, copies of it; what an elimination, an exchange or a refit
+        // holds beside them.
         plan.scratch_bytes =
             8 * (squares * n * n + 4 * n * axis.out + std::max(gone, n - gone) * (n + axis.out + n) + axis.out + n);
         const double width = static_cast<double>(n), rows = static_cast<double>(axis.out);
